@@ -1,0 +1,1 @@
+"""Learners, one file each, registered in `valex.tables.AGENTS`."""

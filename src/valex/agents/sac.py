@@ -1,0 +1,143 @@
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), trained on whatever target and objective it is given.
+
+    critic_loss   0.5 E (Q_k(s, a) - y)^2 over all heads k; y comes from expansion.critic_target
+    actor_loss    -E J(s); J comes from expansion.actor_objective, at H = 0 E[min_k Q_k(s, a) - alpha log pi(a|s)]
+    alpha_loss    alpha E[-log pi(a|s) - target entropy]
+    bootstrap     V(s) = min_k Q_k(s, a) - alpha log pi(a|s) with a ~ pi: all that a target learns of this agent
+
+All three gradients are taken at the old parameters and then applied. Critic targets read the target critic and the
+current policy, actor objectives the online critic.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from valex import distributions, normalize
+from valex.expansion import Expansion
+from valex.losses import gradient_metrics, td_loss
+from valex.networks import Network, critic_ensemble, gaussian_actor
+from valex.settings import SACConfig
+from valex.targets import target_metrics
+from valex.types import ActionSample, Agent, Array, Bootstrap, EnvSpec, PyTree, Transition
+
+
+class SACState(NamedTuple):
+    """Everything that SAC carries from one update to the next."""
+
+    actor: PyTree
+    critic: PyTree
+    target_critic: PyTree
+    log_alpha: Array  # []
+    normalizer: normalize.RunningStats
+    actor_opt: optax.OptState
+    critic_opt: optax.OptState
+    alpha_opt: optax.OptState
+
+
+def critic_loss(critic: PyTree, q: Network, obs: Array, action: Array, target: Array) -> tuple[Array, Array]:
+    """Return (loss, mean Q) for `target` [B], which arrives ready made."""
+    values = q.apply(critic, obs, action)
+    return td_loss(values, target), jnp.mean(values)
+
+
+def alpha_loss(log_alpha: Array, log_prob: Array, target_entropy: float) -> Array:
+    """Return alpha * mean(-log pi - target entropy); the entropy gap carries no gradient."""
+    return jnp.exp(log_alpha) * jax.lax.stop_gradient(jnp.mean(-log_prob - target_entropy))
+
+
+def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, alpha: Array, norm) -> Bootstrap:
+    """Return the view of SAC that targets read: soft value, entropy bonus, minimum over critics."""
+    policy, q_network = networks
+
+    def act(key: Array, obs: Array) -> ActionSample:
+        return distributions.tanh_normal_sample(key, *policy.apply(actor, norm(obs)))
+
+    def log_prob(obs: Array, latent: Array) -> Array:
+        return distributions.tanh_normal_log_prob(*policy.apply(actor, norm(obs)), latent)
+
+    def bonus(log_prob: Array) -> Array:
+        return -alpha * log_prob
+
+    def q(obs: Array, action: Array) -> Array:
+        return jnp.min(q_network.apply(critic, norm(obs), action), axis=0)
+
+    def value(key: Array, obs: Array) -> Array:
+        sample = act(key, obs)
+        return q(obs, sample.action) + bonus(sample.log_prob)
+
+    return Bootstrap(act, log_prob, value, bonus, q)
+
+
+def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
+    """Build SAC for `spec`. Raises ValueError if the actions of `spec` are discrete."""
+    if spec.num_actions:
+        raise ValueError(f"agent: SAC needs continuous actions, {spec.name} has {spec.num_actions} discrete ones")
+    policy = gaussian_actor(spec.obs_dim, spec.act_dim, config.hidden)
+    q_network = critic_ensemble(spec.obs_dim, spec.act_dim, config.hidden, config.num_critics)
+    actor_tx, critic_tx, alpha_tx = (optax.adam(lr) for lr in (config.actor_lr, config.critic_lr, config.alpha_lr))
+    target_entropy = config.target_entropy_per_dim * spec.act_dim
+
+    def norm_of(state: SACState):
+        return lambda obs: normalize.normalize(state.normalizer, obs) if config.normalize_obs else obs
+
+    def view(state: SACState, actor: PyTree, critic: PyTree) -> Bootstrap:
+        return bootstrap((policy, q_network), actor, critic, jnp.exp(state.log_alpha), norm_of(state))
+
+    def init(key: Array) -> SACState:
+        actor_key, critic_key = jax.random.split(key)
+        actor, critic = policy.init(actor_key), q_network.init(critic_key)
+        log_alpha = jnp.log(jnp.asarray(config.init_alpha, jnp.float32))
+        target_critic = jax.tree.map(jnp.copy, critic)  # two names for one buffer could not both be donated
+        optimizers = actor_tx.init(actor), critic_tx.init(critic), alpha_tx.init(log_alpha)
+        return SACState(actor, critic, target_critic, log_alpha, normalize.init(spec.obs_dim), *optimizers)
+
+    def observe(state: SACState, obs: Array) -> SACState:
+        return state._replace(normalizer=normalize.update(state.normalizer, obs)) if config.normalize_obs else state
+
+    def act(state: SACState, key: Array, obs: Array, explore: bool) -> ActionSample:
+        mean, std = policy.apply(state.actor, norm_of(state)(obs))
+        return distributions.tanh_normal_sample(key, mean, std) if explore else distributions.tanh_normal_mode(mean)
+
+    def actor_loss(actor: PyTree, state: SACState, key: Array, first: Transition, model_params: PyTree):
+        online = view(state, actor, state.critic)
+        objective, log_prob = expansion.actor_objective(online, key, first, model_params)
+        return -jnp.mean(objective), log_prob
+
+    def update(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> tuple[SACState, dict]:
+        target_key, actor_key = jax.random.split(key)
+        first = jax.tree.map(lambda x: x[0], batch)
+        target = expansion.critic_target(view(state, state.actor, state.target_critic), target_key, batch, model_params)
+        obs = norm_of(state)(first.obs)
+        (c_loss, q_mean), c_grads = jax.value_and_grad(critic_loss, has_aux=True)(
+            state.critic, q_network, obs, first.action, target
+        )
+        (a_loss, log_prob), a_grads = jax.value_and_grad(actor_loss, has_aux=True)(
+            state.actor, state, actor_key, first, model_params
+        )
+        t_loss, t_grad = jax.value_and_grad(alpha_loss)(state.log_alpha, log_prob, target_entropy)
+        critic, critic_opt = _apply(critic_tx, c_grads, state.critic_opt, state.critic)
+        actor, actor_opt = _apply(actor_tx, a_grads, state.actor_opt, state.actor)
+        log_alpha, alpha_opt = _apply(alpha_tx, t_grad, state.alpha_opt, state.log_alpha)
+        target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
+        metrics = target_metrics(target) | {"critic/loss": c_loss, "critic/q_mean": q_mean}
+        metrics |= gradient_metrics("critic", c_grads) | {"actor/loss": a_loss, "actor/entropy": -jnp.mean(log_prob)}
+        metrics |= gradient_metrics("actor", a_grads) | {"alpha/loss": t_loss, "alpha/value": jnp.exp(state.log_alpha)}
+        new = SACState(
+            actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt
+        )
+        return new, metrics
+
+    def actor_grads(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
+        first = jax.tree.map(lambda x: x[0], batch)
+        return jax.grad(lambda actor: actor_loss(actor, state, key, first, model_params)[0])(state.actor)
+
+    return Agent(init, observe, act, update, lambda s: view(s, s.actor, s.target_critic), actor_grads)
+
+
+def _apply(tx: optax.GradientTransformation, grads: PyTree, opt: optax.OptState, params: PyTree):
+    """Return (params, opt) after one optimiser step."""
+    updates, opt = tx.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt

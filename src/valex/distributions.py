@@ -1,0 +1,43 @@
+"""Policies as distributions over actions. Log-probabilities always come from the sample before the squashing."""
+
+import jax
+import jax.numpy as jnp
+
+from valex.types import ActionSample, Array
+
+_HALF_LOG_2PI = 0.9189385332046727
+_LOG_2 = 0.6931471805599453
+
+
+def tanh_log_det(latent: Array) -> Array:
+    """Return log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u)) elementwise; exact where tanh(u) rounds to 1."""
+    return 2.0 * (_LOG_2 - latent - jax.nn.softplus(-2.0 * latent))
+
+
+def tanh_normal_log_prob(mean: Array, std: Array, latent: Array) -> Array:
+    """Return log pi(tanh(u)) = sum_d [ log N(u_d; mean_d, std_d) - log(1 - tanh(u_d)^2) ].
+
+    `mean`, `std` (> 0) and `latent` u are [..., act_dim]; the result [...] is in nats. Source: Haarnoja et al. 2018, appendix C.
+    """
+    z = (latent - mean) / std
+    return jnp.sum(-0.5 * z * z - jnp.log(std) - _HALF_LOG_2PI - tanh_log_det(latent), axis=-1)
+
+
+def tanh_normal_sample(key: Array, mean: Array, std: Array) -> ActionSample:
+    """Draw u = mean + std * noise (reparameterised), a = tanh(u), with its log-probability. Shapes as above."""
+    latent = mean + std * jax.random.normal(key, mean.shape)
+    return ActionSample(jnp.tanh(latent), tanh_normal_log_prob(mean, std, latent), latent)
+
+
+def tanh_normal_mode(mean: Array) -> ActionSample:
+    """Return the deterministic action tanh(mean); its log-probability is 0 by convention."""
+    return ActionSample(jnp.tanh(mean), jnp.zeros(mean.shape[:-1]), mean)
+
+
+def uniform_sample(key: Array, shape: tuple[int, ...]) -> ActionSample:
+    """Draw a ~ U(-1, 1)^act_dim for `shape` [..., act_dim], with u = atanh(a) and log mu(a) = -act_dim log 2.
+
+    The draw is kept 1e-6 inside the interval so that u is finite.
+    """
+    action = jax.random.uniform(key, shape, minval=-1.0 + 1e-6, maxval=1.0 - 1e-6)
+    return ActionSample(action, jnp.full(shape[:-1], -shape[-1] * _LOG_2), jnp.arctanh(action))

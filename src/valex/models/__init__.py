@@ -1,0 +1,1 @@
+"""Dynamics models under one contract (`valex.types.Model`), registered in `valex.tables.MODELS`."""

@@ -1,0 +1,80 @@
+"""Networks behind one record, `Network(init, apply)`: agents never see which library made them."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from valex.types import Array, PyTree
+
+
+class Network(NamedTuple):
+    """A parametrised function."""
+
+    init: Callable[[Array], PyTree]  # (key) -> params
+    apply: Callable[..., Array]  # (params, *inputs) -> output
+
+
+class MLP(nn.Module):
+    """ReLU layers of the given widths, then a linear layer of `out` units; Lecun-normal weights, zero biases."""
+
+    hidden: Sequence[int]
+    out: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(self.out)(x)
+
+
+def lecun_normal(key: Array, shapes: PyTree) -> PyTree:
+    """Draw kernels [fan_in, fan_out] from N(0, 1 / fan_in) truncated at two standard deviations, and zero biases.
+
+    All kernels are slices of ONE draw: every separate draw of random bits costs a third of a second of compilation.
+    """
+    leaves, tree = jax.tree.flatten(shapes)
+    sizes = [leaf.size if len(leaf.shape) == 2 else 0 for leaf in leaves]
+    draw = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),)) / 0.87962566103423978  # its standard deviation
+    values, start = [], 0
+    for leaf, size in zip(leaves, sizes, strict=True):
+        kernel = draw[start : start + size].reshape(leaf.shape) / leaf.shape[0] ** 0.5 if size else jnp.zeros(leaf.shape)
+        values.append(kernel)
+        start += size
+    return jax.tree.unflatten(tree, values)
+
+
+def mlp(in_dim: int, hidden: Sequence[int], out: int, copies: int = 0) -> Network:
+    """Build x [..., in_dim] -> [..., out]; `copies` > 0 makes init return a tuple of that many independent trees."""
+    module = MLP(tuple(hidden), out)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, in_dim)))["params"])
+    wanted = tuple(shapes for _ in range(copies)) if copies else shapes
+    return Network(lambda key: lecun_normal(key, wanted), lambda params, x: module.apply({"params": params}, x))
+
+
+def critic_ensemble(obs_dim: int, act_dim: int, hidden: Sequence[int], num_critics: int) -> Network:
+    """Build (obs [..., obs_dim], action [..., act_dim]) -> q [num_critics, ...]; independent initial weights.
+
+    The heads are a tuple of separate parameter trees and are applied one after the other: on a CPU two plain matrix
+    products are faster than one batched product of the same size (docs/decisions.md).
+    """
+    head = mlp(obs_dim + act_dim, hidden, 1, copies=num_critics)
+
+    def apply(params: PyTree, obs: Array, action: Array) -> Array:
+        x = jnp.concatenate([obs, action], axis=-1)
+        return jnp.stack([head.apply(p, x)[..., 0] for p in params])
+
+    return Network(head.init, apply)
+
+
+def gaussian_actor(obs_dim: int, act_dim: int, hidden: Sequence[int], min_std: float = 1e-3) -> Network:
+    """Build obs [..., obs_dim] -> (mean, std), each [..., act_dim], with std = softplus(s) + min_std."""
+    trunk = mlp(obs_dim, hidden, 2 * act_dim)
+
+    def apply(params: PyTree, obs: Array) -> tuple[Array, Array]:
+        mean, s = jnp.split(trunk.apply(params, obs), 2, axis=-1)
+        return mean, jax.nn.softplus(s) + min_std
+
+    return Network(trunk.init, apply)

@@ -1,0 +1,165 @@
+"""Every hyperparameter, declared once: one frozen dataclass per component.
+
+This module imports neither jax nor a component, so that `--help` answers at once. A field's docstring is its help text.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Estimator = Literal["plain", "doubly_robust"]
+Source = Literal["replay", "model"]
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which task, and how its clock runs."""
+
+    name: str = "pendulum"
+    """Environment, one of `valex list envs`."""
+    backend: str | None = None
+    """Physics backend (Brax: spring, positional, generalized, mjx); None takes the environment's default."""
+    action_repeat: int | None = None
+    """Base steps per control step (>= 1), rewards summed; None takes the environment's default."""
+    episode_length: int | None = None
+    """Control steps until truncation (>= 1); None takes the environment's default."""
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Soft actor-critic (Haarnoja et al. 2018) with twin critics and a learned temperature."""
+
+    name: Literal["sac"] = "sac"
+    """Learner, one of `valex list agents`."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Width of each hidden layer of actor and critics (units)."""
+    actor_lr: float = 3e-4
+    """Adam step size of the actor (> 0)."""
+    critic_lr: float = 3e-4
+    """Adam step size of the critics (> 0)."""
+    alpha_lr: float = 3e-4
+    """Adam step size of the log temperature (>= 0; 0 keeps alpha fixed)."""
+    init_alpha: float = 1.0
+    """Entropy temperature at the start (> 0)."""
+    target_entropy_per_dim: float = -0.5
+    """Target entropy in nats for each action dimension."""
+    tau: float = 0.005
+    """Target critic: new = tau * online + (1 - tau) * old, in (0, 1]."""
+    num_critics: int = 2
+    """Critics whose minimum bootstraps (>= 1)."""
+    normalize_obs: bool = True
+    """Divide observations by running statistics, clipped to +-5."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """How the critic's regression target is made: rule x source x horizon."""
+
+    rule: str = "td"
+    """Target rule, one of `valex list rules`."""
+    source: Source = "replay"
+    """Where the window comes from: stored sequences, or the dynamics model."""
+    horizon: int = 0
+    """H, model steps (source model) or extra stored steps (source replay) after the real step; 0 is the one-step target."""
+    lam: float = 1.0
+    """Trace decay lambda of td_lambda and retrace, in [0, 1]."""
+    estimator: Estimator = "plain"
+    """plain: sum of rewards and entropy bonuses; doubly_robust: adds V - Q at every step (same mean, other variance)."""
+    particles: int = 1
+    """P, model rollouts averaged before the squared error (>= 1)."""
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """How the actor's objective is made: H differentiable model steps from the replayed observation."""
+
+    horizon: int = 0
+    """H, model steps before the bootstrap; 0 is the ordinary actor loss."""
+    estimator: Estimator = "plain"
+    """plain or doubly_robust, as for the critic."""
+    particles: int = 1
+    """P, model rollouts averaged (>= 1)."""
+    divide_by_length: bool = True
+    """Divide the objective by H + 1, as the released code does; recorded with every gradient statistic."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The dynamics model behind source `model` and behind the actor's rollouts."""
+
+    name: str = "oracle"
+    """Dynamics model, one of `valex list models`."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: how much is collected, stored and updated."""
+
+    env_steps: int = 8_000
+    """Control steps summed over environments, warm-up included (>= warmup_steps)."""
+    num_envs: int = 1
+    """Environments stepped together (>= 1)."""
+    warmup_steps: int = 512
+    """Uniformly random control steps before the first update (>= batch_size)."""
+    batch_size: int = 256
+    """Transitions per update (>= 1)."""
+    utd: int = 1
+    """Updates per control step (>= 1)."""
+    replay_capacity: int = 1_048_576
+    """Control steps the replay holds; a run allocates no more than env_steps."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation: fixed seeds, deterministic policy, first episode per environment, undiscounted return."""
+
+    every: int = 500
+    """Control steps between evaluations, log lines included (a multiple of num_envs)."""
+    episodes: int = 16
+    """Episodes per evaluation (>= 1)."""
+    value_bias_states: int = 16
+    """Rollouts that compare the critic with Monte-Carlo returns at each evaluation; 0 turns it off."""
+    grad_samples: int = 16
+    """Samples of the per-sample actor-gradient variance at each evaluation; 0 turns it off."""
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """What is measured once, on the final agent of a run."""
+
+    target_horizons: tuple[int, ...] = ()
+    """Horizons whose targets and actor gradients are compared on the final agent with the oracle; empty: none."""
+    target_states: int = 256
+    """States in that comparison, visited by the final exploring policy (>= 2)."""
+    target_particles: int = 32
+    """Rollouts per state in that comparison (>= 2)."""
+    overhead: bool = False
+    """Time one update, split into rollout, critic and actor."""
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """How often the whole state is saved."""
+
+    checkpoint_every: int = 10
+    """Evaluations between checkpoints of the whole state (>= 1); the last evaluation is always saved."""
+    keep: int = 2
+    """Checkpoints kept (>= 2, so that a damaged one has a predecessor)."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    agent: SACConfig = field(default_factory=SACConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    gamma: float = 0.99
+    """Discount per control step, in [0, 1)."""
+    seed: int = 0
+    """Seed from which every random stream of the run is drawn (>= 0)."""

@@ -1,0 +1,58 @@
+"""The tables of everything that can be chosen by name. To add a thing: one file or function, and one line here.
+
+An entry names its target as text, `module:attribute`, so that `valex list` and `--help` need not import jax.
+Tests are parametrised over these tables: what is registered is tested.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """One row of a table."""
+
+    target: str  # "module:attribute"
+    summary: str  # one line for `valex list`
+    extra: str = ""  # the optional dependency group it needs, as in pip install valex[extra]
+
+
+AGENTS = {
+    "sac": Entry("valex.agents.sac:make_sac", "soft actor-critic, twin critics, learned temperature"),
+}
+
+RULES = {
+    "td": Entry("valex.targets:TD", "one-step target"),
+    "h_step": Entry("valex.targets:H_STEP", "sum of H + 1 rewards, then bootstrap (MVE, critic expansion)"),
+    "td_lambda": Entry("valex.targets:TD_LAMBDA", "lambda-weighted mixture of all horizons up to H"),
+    "retrace": Entry("valex.targets:RETRACE", "off-policy corrected by lambda min(1, pi/mu) (Munos et al. 2016)"),
+}
+
+MODELS = {
+    "oracle": Entry("valex.models.oracle:make_oracle", "the simulator itself, restarted from states kept in replay"),
+}
+
+ENVS = {
+    "pendulum": Entry("valex.envs.classic:make_pendulum", "torque-limited swing-up, native JAX"),
+    "cartpole": Entry("valex.envs.classic:make_cartpole", "cart-pole swing-up, native JAX"),
+    "ball": Entry("valex.envs.classic:make_ball", "torque-controlled ball rolling on a bumpy bowl, native JAX"),
+    "inverted_pendulum": Entry("valex.envs.brax:make_brax_env", "Brax, balance a pole on a cart", "brax"),
+    "hopper": Entry("valex.envs.brax:make_brax_env", "Brax, one-legged hopping", "brax"),
+    "walker2d": Entry("valex.envs.brax:make_brax_env", "Brax, two-legged walking in a plane", "brax"),
+    "halfcheetah": Entry("valex.envs.brax:make_brax_env", "Brax, planar cheetah", "brax"),
+    "probe_constant": Entry("valex.envs.probe:make_probe", "probe: reward 1, one step; V = 1"),
+    "probe_obs": Entry("valex.envs.probe:make_probe", "probe: reward equals the observation; V(o) = o"),
+    "probe_delay": Entry("valex.envs.probe:make_probe", "probe: reward one step later; V(first) = gamma"),
+    "probe_action": Entry("valex.envs.probe:make_probe", "probe: reward depends on the action alone"),
+    "probe_both": Entry("valex.envs.probe:make_probe", "probe: reward depends on action and observation"),
+    "probe_clock": Entry("valex.envs.probe:make_probe", "probe: reward 1 for ever under a time limit; V = 1 / (1 - gamma)"),
+}
+
+STUDIES = {
+    "horizon": Entry("valex.studies.horizon:HORIZON", "does a longer rollout horizon pay? critic and actor expansion, Retrace"),
+}
+
+
+def load(table: dict[str, Entry], name: str) -> Any:
+    """Return the object that `name` stands for in `table`; KeyError if it is not registered."""
+    module, attribute = table[name].target.split(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,113 @@
+"""The records that every layer of valex speaks: plain NamedTuples of arrays and pure functions.
+
+Axes: B batch, T time (arrays are time-major, [T, B, ...]), H horizon, N seeds, P particles.
+An empty tuple `()` in a field means "not stored": it is a PyTree without leaves and costs nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+
+class ActionSample(NamedTuple):
+    """One draw from a policy."""
+
+    action: Array  # [..., act_dim] in [-1, 1]; [...] int for discrete actions
+    log_prob: Array  # [...] log pi(action | obs); 0 for a deterministic policy
+    latent: Array  # [..., act_dim] what log_prob is evaluated at: the pre-tanh sample for a tanh Gaussian
+
+
+class Transition(NamedTuple):
+    """One environment step; leading axes [B] or [T, B]."""
+
+    obs: Array  # [..., obs_dim]
+    action: Array  # [..., act_dim] in [-1, 1]; [...] int for discrete actions
+    reward: Array  # [...] per control step, unscaled
+    next_obs: Array  # [..., obs_dim] the true successor, also at the end of an episode
+    terminated: Array  # [...] bool, the task ended: no bootstrap
+    truncated: Array  # [...] bool, the clock ended: bootstrap
+    log_prob: Array | tuple[()] = ()  # [...] log mu(action | obs) at collection; kept only where a rule reads it
+    latent: Array | tuple[()] = ()  # [..., act_dim] pre-tanh action; kept only where a rule reads it
+    sim_state: PyTree = ()  # the least the oracle needs to restart at obs; kept only for actor expansion
+    next_sim_state: PyTree = ()  # the same at next_obs; kept only for critic expansion
+
+
+class StepOut(NamedTuple):
+    """What one step of an environment or of a dynamics model returns."""
+
+    obs: Array  # [..., obs_dim] the successor
+    reward: Array  # [...] per control step
+    terminated: Array  # [...] bool
+
+
+class EnvSpec(NamedTuple):
+    """The constants of an environment."""
+
+    name: str
+    obs_dim: int
+    act_dim: int  # 0 where actions are discrete
+    num_actions: int  # 0 where actions are continuous
+    episode_length: int  # control steps until the clock truncates
+    action_repeat: int  # simulator steps of the base environment per control step
+    dt: float  # seconds per control step, action repeat included
+    backend: str  # "jax", or the physics backend
+    differentiable: bool  # reverse-mode gradients through step are right
+
+
+class Env(NamedTuple):
+    """An environment without a clock; every function takes ONE instance, callers vmap."""
+
+    spec: EnvSpec
+    reset: Callable  # (key) -> state
+    step: Callable  # (key, state, action) -> (state, StepOut)
+    obs: Callable  # (state) -> obs
+    sim_state: Callable  # (state) -> the least PyTree from which `restart` rebuilds the state
+    restart: Callable  # (sim_state) -> state
+    terminated: Callable  # (obs, action, next_obs) -> bool, the known termination function
+
+
+class Bootstrap(NamedTuple):
+    """What a target needs from an agent, closed over the parameters it is to be read at."""
+
+    act: Callable  # (key, obs) -> ActionSample
+    log_prob: Callable  # (obs, latent) -> log pi                  only off-policy rules read it
+    value: Callable  # (key, obs) -> v                             soft for SAC, min or argmax for TD3 and DDQN
+    bonus: Callable  # (log_prob) -> reward bonus                  -alpha log pi for SAC, 0 otherwise
+    q: Callable  # (obs, action) -> q
+
+
+class Model(NamedTuple):
+    """Dynamics, simulator or learned, under one contract; every array has a batch axis [B, ...]."""
+
+    init: Callable  # (key) -> params
+    start: Callable  # (params, key, obs, sim_state) -> model_state
+    step: Callable  # (params, key, model_state, action) -> (model_state, StepOut)
+    update: Callable  # (params, key, replay) -> (params, metrics)    identity for the oracle
+    needs_sim_state: bool  # start reads sim_state, so replay has to keep it
+    differentiable: bool  # gradients flow through step
+
+
+class Agent(NamedTuple):
+    """A learner as pure functions over one state PyTree."""
+
+    init: Callable  # (key) -> state
+    observe: Callable  # (state, obs) -> state                     called once per collected batch of obs [B, obs_dim]
+    act: Callable  # (state, key, obs, explore) -> ActionSample    explore False: the evaluation policy
+    update: Callable  # (state, key, batch, model_params) -> (state, metrics)     batch [T, B]
+    bootstrap: Callable  # (state) -> Bootstrap                    target parameters; also read by diagnostics
+    actor_grads: Callable  # (state, key, batch, model_params) -> gradient of the actor loss; diagnostics vmap it
+
+
+class ReturnInputs(NamedTuple):
+    """What a target rule folds; all [T, B], row t is the step s_t -> s_{t+1}, the last row bootstraps."""
+
+    reward: Array  # r_t, with the bonus of a_t where the estimator is `plain` and t > 0
+    discount: Array  # gamma * (1 - terminated_t); gamma enters nowhere else
+    value: Array  # V(s_{t+1})
+    q: Array  # what the trace subtracts: Q(s_{t+1}, a_{t+1}), or V again for `plain`
+    log_rho: Array  # log pi/mu at (s_{t+1}, a_{t+1}); exactly 0 on a model rollout
+    continues: Array  # 1. where row t+1 goes on in row t's episode, else 0.
