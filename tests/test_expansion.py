@@ -121,7 +121,9 @@ def test_critic_targets_have_no_gradient_and_actor_objectives_have_one():
         boot = linear_bootstrap(weights)
         if actor:
             return jnp.mean(make_actor_objective(ActorConfig(3), 0.9, env_model)(boot, jax.random.key(0), first, ())[0])
-        return jnp.mean(make_critic_target(CriticConfig("h_step", "model", 3), 0.9, env_model)(boot, jax.random.key(0), batch, ()))
+        return jnp.mean(
+            make_critic_target(CriticConfig("h_step", "model", 3), 0.9, env_model)(boot, jax.random.key(0), batch, ())
+        )
 
     weights = jnp.array([0.3, -0.2, 0.1])
     assert not np.any(jax.grad(total)(weights, False))
@@ -196,8 +198,12 @@ def test_gradients_stay_finite_after_a_termination(horizon):
         return sample
 
     def total(weight):
-        boot = Bootstrap(act(weight), lambda o, u: u[..., 0], lambda k, o: o[..., 0], lambda lp: 0.0 * lp, lambda o, a: a[..., 0])
-        return jnp.sum(make_actor_objective(ActorConfig(horizon), 0.9, cliff_model())(boot, jax.random.key(0), first, ())[0])
+        boot = Bootstrap(
+            act(weight), lambda o, u: u[..., 0], lambda k, o: o[..., 0], lambda lp: 0.0 * lp, lambda o, a: a[..., 0]
+        )
+        return jnp.sum(
+            make_actor_objective(ActorConfig(horizon), 0.9, cliff_model())(boot, jax.random.key(0), first, ())[0]
+        )
 
     value, slope = jax.value_and_grad(total)(0.5)
     assert np.isfinite(value) and np.isfinite(slope) and slope != 0.0
@@ -216,7 +222,8 @@ def test_rollout_stops_paying_after_the_end():
 
 
 def test_a_start_that_has_ended_is_never_stepped():
-    first = Transition(*(jnp.full((1, 1, 1), 0.5),) * 2, jnp.ones((1, 1)), jnp.full((1, 1, 1), -1.0), jnp.ones((1, 1), bool), jnp.zeros((1, 1), bool))  # fmt: skip
+    half, yes = jnp.full((1, 1, 1), 0.5), jnp.ones((1, 1), bool)
+    first = Transition(half, half, jnp.ones((1, 1)), -half, terminated=yes, truncated=~yes)
     boot = linear_bootstrap(jnp.zeros(1))
     target = make_critic_target(CriticConfig("h_step", "model", 3), 0.9, cliff_model())
     np.testing.assert_allclose(target(boot, jax.random.key(0), first, ()), [1.0])
@@ -230,6 +237,9 @@ def test_refusals_are_one_clear_line():
         make_expansion(CriticConfig(), ActorConfig(2), 0.9, rigid)
 
 
-@pytest.mark.parametrize(("critic", "window"), [(CriticConfig(), 1), (CriticConfig("retrace", "replay", 4), 5), (CriticConfig("h_step", "model", 4), 1)])
+@pytest.mark.parametrize(
+    ("critic", "window"),
+    [(CriticConfig(), 1), (CriticConfig("retrace", "replay", 4), 5), (CriticConfig("h_step", "model", 4), 1)],
+)
 def test_window_is_what_replay_has_to_supply(critic, window):
     assert make_expansion(critic, ActorConfig(), 0.9, tabular.model(MDP)).window == window

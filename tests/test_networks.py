@@ -13,7 +13,9 @@ def test_mlp_matches_numpy():
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     first, last = params["Dense_0"], params["Dense_1"]
     hidden = np.maximum(x @ np.asarray(first["kernel"]) + np.asarray(first["bias"]), 0)
-    np.testing.assert_allclose(net.apply(params, x), hidden @ np.asarray(last["kernel"]) + np.asarray(last["bias"]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        net.apply(params, x), hidden @ np.asarray(last["kernel"]) + np.asarray(last["bias"]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_heads_are_independent_and_axes_lead():

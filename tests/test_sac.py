@@ -77,7 +77,9 @@ def test_one_update_is_the_textbook_update():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("critic", [CriticConfig("h_step", "model", 0), CriticConfig("retrace", "replay", 0, 1.0, "doubly_robust")])
+@pytest.mark.parametrize(
+    "critic", [CriticConfig("h_step", "model", 0), CriticConfig("retrace", "replay", 0, 1.0, "doubly_robust")]
+)
 def test_horizon_zero_of_every_arm_is_sac(critic):
     plain, arm = agent_of(CriticConfig(), ActorConfig()), agent_of(critic, ActorConfig(divide_by_length=True))
     state, key = plain.init(jax.random.key(0)), jax.random.key(5)

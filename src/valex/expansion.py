@@ -70,7 +70,12 @@ def rollout(
 
 
 def from_model(
-    bootstrap: Bootstrap, key: Array, path: Rollout, first: tuple[Array, Array], gamma: float, settings: tuple[Rule, str]
+    bootstrap: Bootstrap,
+    key: Array,
+    path: Rollout,
+    first: tuple[Array, Array],
+    gamma: float,
+    settings: tuple[Rule, str],
 ) -> ReturnInputs:
     """Turn a rollout of H steps from s_1 into a window of H + 1 rows, behind row 0 = first = (reward [B], discount [B]).
 
@@ -98,7 +103,9 @@ def from_model(
     )
 
 
-def from_replay(bootstrap: Bootstrap, key: Array, batch: Transition, gamma: float, settings: tuple[Rule, str]) -> ReturnInputs:
+def from_replay(
+    bootstrap: Bootstrap, key: Array, batch: Transition, gamma: float, settings: tuple[Rule, str]
+) -> ReturnInputs:
     """Turn stored sequences, leaves [H + 1, B, ...], into a window of H + 1 rows. settings = (rule, estimator).
 
     A sequence may cross the end of an episode: termination zeroes the discount of its row, truncation ends the trace
@@ -147,11 +154,11 @@ def make_critic_target(config: CriticConfig, gamma: float, model: Model | None) 
         if config.source == "replay" or config.horizon == 0:
             window = from_replay(bootstrap, key, batch, gamma, settings)
             return jax.lax.stop_gradient(rule.fold(window, config.horizon, config.lam))
-        assert model is not None
         first = jax.tree.map(lambda x: x[0], batch)
         discount = gamma * (1.0 - first.terminated)
 
         def particle(key: Array) -> Array:
+            assert model is not None  # make_expansion refuses a rollout without a model
             start_key, path_key, value_key = jax.random.split(key, 3)
             state = model.start(model_params, start_key, first.next_obs, first.next_sim_state)
             start = (first.next_obs, state, ~first.terminated)
@@ -183,7 +190,7 @@ def make_actor_objective(config: ActorConfig, gamma: float, model: Model | None)
         def particle(key: Array) -> tuple[Array, Array]:
             if horizon == 0:
                 return one_step(bootstrap, key, first)
-            assert model is not None
+            assert model is not None  # make_expansion refuses a rollout without a model
             start_key, path_key, value_key = jax.random.split(key, 3)
             state = model.start(model_params, start_key, first.obs, first.sim_state)
             alive = jnp.ones(first.reward.shape, bool)

@@ -14,7 +14,7 @@ class Network(NamedTuple):
     """A parametrised function."""
 
     init: Callable[[Array], PyTree]  # (key) -> params
-    apply: Callable[..., Array]  # (params, *inputs) -> output
+    apply: Callable  # (params, *inputs) -> output
 
 
 class MLP(nn.Module):
@@ -40,7 +40,9 @@ def lecun_normal(key: Array, shapes: PyTree) -> PyTree:
     draw = jax.random.truncated_normal(key, -2.0, 2.0, (sum(sizes),)) / 0.87962566103423978  # its standard deviation
     values, start = [], 0
     for leaf, size in zip(leaves, sizes, strict=True):
-        kernel = draw[start : start + size].reshape(leaf.shape) / leaf.shape[0] ** 0.5 if size else jnp.zeros(leaf.shape)
+        kernel = (
+            draw[start : start + size].reshape(leaf.shape) / leaf.shape[0] ** 0.5 if size else jnp.zeros(leaf.shape)
+        )
         values.append(kernel)
         start += size
     return jax.tree.unflatten(tree, values)

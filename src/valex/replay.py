@@ -36,7 +36,9 @@ def add(replay: Replay, step: Transition) -> Replay:
     chex.assert_trees_all_equal_structs(replay.data, step)
     capacity = jax.tree.leaves(replay.data)[0].shape[0]
     data = jax.tree.map(
-        lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), replay.position, 0), replay.data, step
+        lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x.astype(ring.dtype), replay.position, 0),
+        replay.data,
+        step,
     )
     return Replay(data, (replay.position + 1) % capacity, jnp.minimum(replay.size + 1, capacity))
 

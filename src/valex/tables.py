@@ -44,11 +44,15 @@ ENVS = {
     "probe_delay": Entry("valex.envs.probe:make_probe", "probe: reward one step later; V(first) = gamma"),
     "probe_action": Entry("valex.envs.probe:make_probe", "probe: reward depends on the action alone"),
     "probe_both": Entry("valex.envs.probe:make_probe", "probe: reward depends on action and observation"),
-    "probe_clock": Entry("valex.envs.probe:make_probe", "probe: reward 1 for ever under a time limit; V = 1 / (1 - gamma)"),
+    "probe_clock": Entry(
+        "valex.envs.probe:make_probe", "probe: reward 1 for ever under a time limit; V = 1 / (1 - gamma)"
+    ),
 }
 
 STUDIES = {
-    "horizon": Entry("valex.studies.horizon:HORIZON", "does a longer rollout horizon pay? critic and actor expansion, Retrace"),
+    "horizon": Entry(
+        "valex.studies.horizon:HORIZON", "does a longer rollout horizon pay? critic and actor expansion, Retrace"
+    ),
 }
 
 

@@ -30,8 +30,8 @@ class Transition(NamedTuple):
     next_obs: Array  # [..., obs_dim] the true successor, also at the end of an episode
     terminated: Array  # [...] bool, the task ended: no bootstrap
     truncated: Array  # [...] bool, the clock ended: bootstrap
-    log_prob: Array | tuple[()] = ()  # [...] log mu(action | obs) at collection; kept only where a rule reads it
-    latent: Array | tuple[()] = ()  # [..., act_dim] pre-tanh action; kept only where a rule reads it
+    log_prob: Any = ()  # [...] log mu(action | obs) at collection; kept only where a rule reads it
+    latent: Any = ()  # [..., act_dim] pre-tanh action; kept only where a rule reads it
     sim_state: PyTree = ()  # the least the oracle needs to restart at obs; kept only for actor expansion
     next_sim_state: PyTree = ()  # the same at next_obs; kept only for critic expansion
 

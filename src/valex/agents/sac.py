@@ -9,7 +9,7 @@ All three gradients are taken at the old parameters and then applied. Critic tar
 current policy, actor objectives the online critic.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,8 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
         return distributions.tanh_normal_sample(key, *policy.apply(actor, norm(obs)))
 
     def log_prob(obs: Array, latent: Array) -> Array:
-        return distributions.tanh_normal_log_prob(*policy.apply(actor, norm(obs)), latent)
+        mean, std = policy.apply(actor, norm(obs))
+        return distributions.tanh_normal_log_prob(mean, std, latent)
 
     def bonus(log_prob: Array) -> Array:
         return -alpha * log_prob
@@ -125,9 +126,7 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         metrics = target_metrics(target) | {"critic/loss": c_loss, "critic/q_mean": q_mean}
         metrics |= gradient_metrics("critic", c_grads) | {"actor/loss": a_loss, "actor/entropy": -jnp.mean(log_prob)}
         metrics |= gradient_metrics("actor", a_grads) | {"alpha/loss": t_loss, "alpha/value": jnp.exp(state.log_alpha)}
-        new = SACState(
-            actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt
-        )
+        new = SACState(actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt)
         return new, metrics
 
     def actor_grads(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
@@ -137,7 +136,7 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     return Agent(init, observe, act, update, lambda s: view(s, s.actor, s.target_critic), actor_grads)
 
 
-def _apply(tx: optax.GradientTransformation, grads: PyTree, opt: optax.OptState, params: PyTree):
+def _apply(tx: optax.GradientTransformation, grads: PyTree, opt: optax.OptState, params: PyTree) -> tuple[Any, Any]:
     """Return (params, opt) after one optimiser step."""
     updates, opt = tx.update(grads, opt, params)
     return optax.apply_updates(params, updates), opt

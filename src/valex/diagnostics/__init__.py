@@ -1,0 +1,1 @@
+"""Measurements on an agent that training itself does not need."""

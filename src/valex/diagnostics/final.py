@@ -1,0 +1,91 @@
+"""What is measured once, on the final agent of a run, as plain numbers for diagnostics.json."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from valex import replay as replays
+from valex.diagnostics.gradients import per_sample_statistics
+from valex.diagnostics.overhead import update_split
+from valex.diagnostics.targets import TargetStudy, horizons_of, target_statistics, visited_transitions
+from valex.expansion import make_critic_target
+from valex.models.oracle import make_oracle
+from valex.settings import RunConfig
+from valex.train import Parts, TrainState, make_parts, stream
+from valex.types import Array, PyTree, Transition
+
+GRADIENT_SAMPLES = 64
+
+
+def _plain(tree: PyTree) -> Any:
+    """Turn arrays into lists and numbers; numbers that are not finite into None, as JSON has no word for them."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    values = np.asarray(tree, float)
+    clean = values.astype(object)
+    clean[~np.isfinite(values)] = None
+    return clean.tolist()
+
+
+@lru_cache(maxsize=8)
+def _measures(config: RunConfig) -> tuple[Callable, dict[int, Callable]]:
+    """Return the compiled measurements of a config, whatever its seed: (targets, {H: actor gradients})."""
+    parts, settings = make_parts(config), config.diagnostics
+    horizons = horizons_of(settings.target_horizons)
+    study = TargetStudy(config.gamma, horizons, settings.target_states, settings.target_particles)
+    targets = jax.jit(lambda s, k: target_statistics(parts, s, k, study))
+    gradients: dict[int, Callable] = {}
+    if parts.env.spec.differentiable:
+        for h in horizons:
+            agent = make_parts(replace(config, actor=replace(config.actor, horizon=h, particles=1))).agent
+            gradients[h] = jax.jit(lambda s, k, b, agent=agent: per_sample_statistics(agent, s, k, b, ()))
+    return targets, gradients
+
+
+def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dict:
+    """Return targets and actor gradients against the horizon, and the split of an update, as config.diagnostics asks."""
+    settings, result = config.diagnostics, {}
+    key = stream(state.seed, "diagnostics")
+    if settings.target_horizons:
+        horizons = horizons_of(settings.target_horizons)
+        targets, gradients = _measures(replace(config, seed=0, store=type(config.store)()))
+        counts = {"horizons": list(horizons), "states": settings.target_states, "particles": settings.target_particles}
+        result["targets"] = _plain(targets(state.agent, key)) | counts
+        if gradients:
+            first = jax.jit(visited_transitions, static_argnums=(0, 3))(parts, state.agent, key, GRADIENT_SAMPLES)
+            result["actor_gradients"] = gradient_statistics(config, gradients, state.agent, key, first)
+    if settings.overhead:
+        result["overhead"] = overhead(config, parts, state)
+    return result
+
+
+def gradient_statistics(
+    config: RunConfig, measures: dict[int, Callable], agent_state: PyTree, key: Array, first: Transition
+) -> dict:
+    """Return the statistics of oracle actor gradients at each horizon, on states that the final policy visits."""
+    rows: dict[str, list] = {}
+    for measure in measures.values():
+        for name, value in _plain(measure(agent_state, key, first)).items():
+            rows.setdefault(name, []).append(value)
+    return {
+        "horizons": list(measures),
+        "sample_variance": rows["grad/actor_sample_variance"],
+        "param_std": rows["grad/actor_param_std"],
+        "norm": rows["grad/actor_mean_norm"],
+        "nonfinite_share": rows["grad/nonfinite_share"],
+        "divide_by_length": config.actor.divide_by_length,
+        "estimator": config.actor.estimator,
+        "samples": GRADIENT_SAMPLES,
+    }
+
+
+def overhead(config: RunConfig, parts: Parts, state: TrainState) -> dict:
+    """Return the split of one update on a batch of the final replay."""
+    model = parts.model or make_oracle(parts.env)
+    target = make_critic_target(config.critic, config.gamma, model)
+    batch = replays.sample_sequences(state.replay, jax.random.key(0), config.train.batch_size, parts.window)
+    return update_split(parts, target, state.agent, batch, state.model)

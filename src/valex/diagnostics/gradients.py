@@ -1,0 +1,33 @@
+"""Statistics of the actor's gradient over samples and over parameter entries."""
+
+import jax
+import jax.numpy as jnp
+
+from valex.types import Agent, Array, PyTree, Transition
+
+
+def per_sample_statistics(
+    agent: Agent, state: PyTree, key: Array, first: Transition, model_params: PyTree
+) -> dict[str, Array]:
+    """Return statistics of the per-sample actor gradients g_i at `first`, leaves [B, ...], B >= 2.
+
+    actor_sample_variance   trace of the covariance, sum_p 1/(B-1) sum_i (g_ip - mean_p)^2, over samples with finite g_i
+    actor_param_std         std over the parameter entries of the mean gradient (what the release of 2412.20537 plots)
+    actor_mean_norm         norm of the mean gradient
+    nonfinite_share         share of samples whose gradient has an entry that is not finite
+    """
+    batch = first.reward.shape[0]
+    ones = jax.tree.map(lambda x: x[:, None, None], first)  # B batches of one window of one row
+    grads = jax.vmap(lambda k, b: agent.actor_grads(state, k, b, model_params))(jax.random.split(key, batch), ones)
+    flat = jnp.concatenate([g.reshape(batch, -1) for g in jax.tree.leaves(grads)], axis=1)
+    finite = jnp.all(jnp.isfinite(flat), axis=1)
+    count = jnp.sum(finite)
+    flat = jnp.where(finite[:, None], flat, 0.0)
+    mean = jnp.sum(flat, axis=0) / jnp.maximum(count, 1)
+    squares = jnp.where(finite[:, None], jnp.square(flat - mean), 0.0)
+    return {
+        "grad/actor_sample_variance": jnp.where(count > 1, jnp.sum(squares) / jnp.maximum(count - 1, 1), jnp.nan),
+        "grad/actor_param_std": jnp.std(mean),
+        "grad/actor_mean_norm": jnp.linalg.norm(mean),
+        "grad/nonfinite_share": jnp.sum(~finite) / batch,
+    }

@@ -1,0 +1,225 @@
+"""The run directory: config, metadata, metrics, checkpoints. Every write is atomic or append-only.
+
+    config.json        the resolved config
+    meta.json          versions, device, git commit, command
+    status.json        state: running | finished | failed | interrupted, with a message
+    metrics.jsonl      one line per evaluation; bit-identical for equal config, seed, machine and number of cores
+    time.jsonl         wall-clock figures, kept apart because they never repeat
+    diagnostics.json   what was measured once, on the final agent
+    checkpoints/       the whole state: <steps>.safetensors with <steps>.json, which holds its checksum
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from valex.config import ConfigError, from_dict
+from valex.settings import RunConfig
+
+
+class StoreError(RuntimeError):
+    """A run directory that cannot be used: one line with the file and the remedy."""
+
+
+class StoredRun(NamedTuple):
+    """What a run left behind."""
+
+    path: Path
+    config: RunConfig
+    status: dict
+    metrics: dict[str, np.ndarray]  # columns; NaN where a line lacks the key
+    time: dict[str, np.ndarray]
+    diagnostics: dict
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` at once: a reader sees the old file or the new one. Raises OSError; leaves no part file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk is named with its file
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by indented JSON, at once."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> dict:
+    """Return the JSON object in `path`, {} if there is none. Raises StoreError if it is damaged."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise StoreError(f"{path}: not JSON ({error}); delete the file or its run directory") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: not a JSON object; delete the file or its run directory")
+    return value
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run directory alone; the lock goes with the process. Raises StoreError if another process has it."""
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{path}: another process is training in this directory; wait for it or stop it") from error
+        yield
+
+
+def tidy(path: Path) -> None:
+    """Remove what a kill in the middle of a write left in a run directory that this process has locked."""
+    for part in (*path.glob(".*.part"), *(path / "checkpoints").glob(".*.part")):
+        part.unlink()
+
+
+def append_line(path: Path, row: dict[str, float]) -> None:
+    """Append one JSON line, on the disk before any later checkpoint; numbers that are not finite become null."""
+    clean = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in row.items()}
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(clean) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Return the rows of a JSONL file; a torn last line, left by a kill, is passed over."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def has_row(path: Path, env_steps: int) -> bool:
+    """Return whether a JSONL file holds the row at `env_steps`, with nothing unreadable before it."""
+    return any(row["env_steps"] == env_steps for row in read_lines(path))
+
+
+def truncate_lines(path: Path, env_steps: int) -> None:
+    """Drop the rows after `env_steps`: they were written after the checkpoint that a run resumes from."""
+    if path.exists():
+        kept = [row for row in read_lines(path) if row["env_steps"] <= env_steps]
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def columns(rows: list[dict]) -> dict[str, np.ndarray]:
+    """Return rows as columns, NaN where a row lacks a key or holds null."""
+    names = sorted({name for row in rows for name in row})
+    return {n: np.array([np.nan if row.get(n) is None else row[n] for row in rows], float) for n in names}
+
+
+def save_checkpoint(path: Path, env_steps: int, arrays: dict[str, np.ndarray], keep: int) -> None:
+    """Save named arrays as the checkpoint at `env_steps`, then drop all but the newest `keep`. Raises OSError.
+
+    The manifest is written last: what has no manifest is no checkpoint.
+    """
+    from safetensors.numpy import save
+
+    folder = path / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save({name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()})
+    stem = folder / f"{env_steps:012d}"
+    write_bytes(stem.with_suffix(".safetensors"), data)
+    manifest = {"env_steps": env_steps, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write_json(stem.with_suffix(".json"), manifest)
+    _retain(folder, checkpoint_steps(path)[:keep])
+
+
+def _retain(folder: Path, steps: list[int]) -> None:
+    """Remove every checkpoint of a folder but those at `steps`, manifests first, and arrays without a manifest."""
+    for suffix in (".json", ".safetensors"):
+        for old in folder.glob(f"*{suffix}"):
+            if old.stem.isdigit() and int(old.stem) not in steps:
+                old.unlink(missing_ok=True)
+
+
+def forget_after(path: Path, env_steps: int) -> None:
+    """Remove the checkpoints after `env_steps`: damaged ones, which must not push good ones out."""
+    _retain(path / "checkpoints", [step for step in checkpoint_steps(path) if step <= env_steps])
+
+
+def checkpoint_steps(path: Path) -> list[int]:
+    """Return the env_steps of the checkpoints of a run, newest first; damaged ones included."""
+    return sorted((int(p.stem) for p in (path / "checkpoints").glob("*.json") if p.stem.isdigit()), reverse=True)
+
+
+def load_checkpoint(path: Path, env_steps: int) -> dict[str, np.ndarray] | None:
+    """Return the arrays saved at `env_steps`, or None if the file is missing, truncated or altered."""
+    from safetensors.numpy import load
+
+    stem = path / "checkpoints" / f"{env_steps:012d}"
+    try:
+        manifest = json.loads(stem.with_suffix(".json").read_text())
+        data = stem.with_suffix(".safetensors").read_bytes()
+        if len(data) != manifest["bytes"] or hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            return None
+        return load(data)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read one run directory. Raises StoreError naming a damaged file."""
+    config = read_json(path / "config.json")
+    if not config:
+        raise StoreError(f"{path}: no config.json; this is not a run directory")
+    metrics, time = columns(read_lines(path / "metrics.jsonl")), columns(read_lines(path / "time.jsonl"))
+    diagnostics = read_json(path / "diagnostics.json")
+    try:
+        known = from_dict(config)
+    except ConfigError as error:
+        raise StoreError(f"{path / 'config.json'}: {error}") from error
+    return StoredRun(path, known, read_json(path / "status.json"), metrics, time, diagnostics)
+
+
+def read_runs(root: Path) -> list[StoredRun]:
+    """Read every run directly below `root`, ordered by name."""
+    return [read_run(p.parent) for p in sorted(root.glob("*/config.json"))]
+
+
+def write_parquet(root: Path, out: Path) -> None:
+    """Collect the metrics of all runs below `root` into one Parquet table with a run column."""
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    runs = read_runs(root)
+    names = sorted({name for run in runs for name in run.metrics})
+    table: dict[str, list] = {"run": [], **{name: [] for name in names}}
+    for run in runs:
+        length = len(run.metrics.get("env_steps", ()))
+        table["run"] += [run.path.name] * length
+        for name in names:
+            table[name] += list(run.metrics.get(name, np.full(length, np.nan)))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(table), buffer)
+    write_bytes(out, buffer.getvalue())

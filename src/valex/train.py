@@ -1,0 +1,241 @@
+"""The training loop: collect, update and evaluate as one compiled program on one donated state.
+
+    program = make_program(config)                 # compiled once per config shape, whatever the seed
+    state = program.start(seed)                    # networks, environments, replay after the random warm-up
+    state, metrics = program.chunk(state, steps)   # `steps` control steps with their updates, then one evaluation
+
+Nothing here reads or writes a file; `valex.runner` adds the run directory.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from valex import distributions, evaluate
+from valex import replay as replays
+from valex.diagnostics.gradients import per_sample_statistics
+from valex.envs.base import VecState, make_env, reset_batch, step_batch
+from valex.expansion import make_expansion
+from valex.settings import DiagnosticsConfig, RunConfig
+from valex.tables import AGENTS, MODELS, RULES, load
+from valex.types import Agent, Array, Env, Model, PyTree, Transition
+
+STREAMS = ("init", "warmup", "train", "eval", "diagnostics")  # named random streams drawn from one seed
+
+
+class TrainState(NamedTuple):
+    """Everything a run needs to go on: one PyTree, saved whole."""
+
+    agent: PyTree
+    model: PyTree  # parameters of the dynamics model
+    replay: replays.Replay
+    envs: VecState
+    seed: Array  # [] uint32
+    iterations: Array  # [] int32 collection steps since warm-up; env_steps = warm-up + iterations * num_envs
+
+
+class Parts(NamedTuple):
+    """The components that a config stands for."""
+
+    env: Env
+    model: Model | None
+    agent: Agent
+    window: int  # rows of stored sequence per update
+
+
+class Program(NamedTuple):
+    """A compiled run."""
+
+    parts: Parts
+    start: Callable  # (seed) -> TrainState
+    chunk: Callable  # (TrainState, iterations) -> (TrainState, metrics, first_bad); the state passed in is donated
+
+
+def make_parts(config: RunConfig) -> Parts:
+    """Build environment, dynamics model and agent of a config. Raises ValueError naming the field that does not fit."""
+    env = make_env(config.env)
+    rolls_out = (config.critic.source == "model" and config.critic.horizon > 0) or config.actor.horizon > 0
+    model = load(MODELS, config.model.name)(env) if rolls_out else None
+    expansion = make_expansion(config.critic, config.actor, config.gamma, model)
+    agent = load(AGENTS, config.agent.name)(config.agent, env.spec, expansion)
+    return Parts(env, model, agent, expansion.window)
+
+
+def stream(seed: Array, name: str) -> Array:
+    """Return the key of a named random stream of `seed`."""
+    return jax.random.fold_in(jax.random.key(seed), STREAMS.index(name))
+
+
+def keeps(config: RunConfig, parts: Parts, transition: Transition) -> Transition:
+    """Drop the fields of a transition that no part of this config reads back, so that replay does not store them."""
+    reads_ratio = config.critic.source == "replay" and config.critic.horizon > 0
+    simulates = parts.model is not None and parts.model.needs_sim_state
+    return transition._replace(
+        log_prob=transition.log_prob if reads_ratio and load(RULES, config.critic.rule).off_policy else (),
+        latent=transition.latent if reads_ratio else (),
+        sim_state=transition.sim_state if simulates and config.actor.horizon > 0 else (),
+        next_sim_state=(
+            transition.next_sim_state
+            if simulates and config.critic.source == "model" and config.critic.horizon > 0
+            else ()
+        ),
+    )
+
+
+def collect(env: Env, choose: Callable, key: Array, envs: VecState) -> tuple[VecState, Transition]:
+    """Take one step of every environment with `choose(key, obs) -> ActionSample`; leaves of the result [num_envs, ...]."""
+    act_key, env_key = jax.random.split(key)
+    sample = choose(act_key, jax.vmap(env.obs)(envs.state))
+    envs, out = step_batch(env, env_key, envs, sample.action)
+    return envs, Transition(
+        obs=out.obs,
+        action=sample.action,
+        reward=out.reward,
+        next_obs=out.next_obs,
+        terminated=out.terminated,
+        truncated=out.truncated,
+        log_prob=sample.log_prob,
+        latent=sample.latent,
+        sim_state=out.sim_state,
+        next_sim_state=out.next_sim_state,
+    )
+
+
+def warmup_iterations(config: RunConfig) -> int:
+    """Return the collection steps of the warm-up: its control steps over the environments, rounded up."""
+    return -(-config.train.warmup_steps // config.train.num_envs)
+
+
+def total_iterations(config: RunConfig) -> int:
+    """Return the collection steps after the warm-up."""
+    return config.train.env_steps // config.train.num_envs - warmup_iterations(config)
+
+
+def make_start(config: RunConfig, parts: Parts) -> Callable:
+    """Build (seed) -> TrainState: fresh parts, and a replay filled by the uniformly random warm-up."""
+    env, agent, train = parts.env, parts.agent, config.train
+    capacity = max(1, min(train.replay_capacity, train.env_steps) // train.num_envs)
+
+    def start(seed: Array) -> TrainState:
+        agent_key, model_key, reset_key = jax.random.split(stream(seed, "init"), 3)
+        agent_state = agent.init(agent_key)
+        model_params = parts.model.init(model_key) if parts.model else ()
+        envs = reset_batch(env, reset_key, train.num_envs)
+
+        def uniform(key: Array, obs: Array):
+            return distributions.uniform_sample(key, (*obs.shape[:-1], env.spec.act_dim))
+
+        def step(carry, key):
+            agent_state, replay, envs = carry
+            envs, transition = collect(env, uniform, key, envs)
+            agent_state = agent.observe(agent_state, transition.obs)
+            return (agent_state, replays.add(replay, keeps(config, parts, transition)), envs), None
+
+        shapes = jax.eval_shape(lambda k, e: collect(env, uniform, k, e)[1], reset_key, envs)
+        example = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), keeps(config, parts, shapes))
+        carry = (agent_state, replays.init(example, capacity, train.num_envs), envs)
+        keys = jax.random.split(stream(seed, "warmup"), warmup_iterations(config))
+        (agent_state, replay, envs), _ = jax.lax.scan(step, carry, keys)
+        return TrainState(
+            agent_state, model_params, replay, envs, jnp.asarray(seed, jnp.uint32), jnp.zeros((), jnp.int32)
+        )
+
+    return start
+
+
+def make_iteration(config: RunConfig, parts: Parts) -> Callable:
+    """Build (TrainState) -> (TrainState, metrics): one step of every environment, then utd * num_envs updates."""
+    train, agent = config.train, parts.agent
+
+    def iteration(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(stream(state.seed, "train"), state.iterations)
+        collect_key, model_key, update_key = jax.random.split(key, 3)
+        envs, transition = collect(
+            parts.env, lambda k, obs: agent.act(state.agent, k, obs, explore=True), collect_key, state.envs
+        )
+        replay = replays.add(state.replay, keeps(config, parts, transition))
+        agent_state = agent.observe(state.agent, transition.obs)
+        model_params, model_metrics = parts.model.update(state.model, model_key, replay) if parts.model else ((), {})
+
+        def update(agent_state, key):
+            sample_key, agent_key = jax.random.split(key)
+            batch = replays.sample_sequences(replay, sample_key, train.batch_size, parts.window)
+            return agent.update(agent_state, agent_key, batch, model_params)
+
+        count = train.utd * train.num_envs
+        if count == 1:
+            agent_state, metrics = update(agent_state, update_key)
+        else:
+            agent_state, stacked = jax.lax.scan(update, agent_state, jax.random.split(update_key, count))
+            metrics = jax.tree.map(jnp.mean, stacked)
+        new = TrainState(agent_state, model_params, replay, envs, state.seed, state.iterations + 1)
+        return new, metrics | model_metrics
+
+    return iteration
+
+
+def make_evaluation(config: RunConfig, parts: Parts) -> Callable:
+    """Build (TrainState) -> metrics: episode returns, value bias and per-sample actor gradients."""
+    settings = config.eval
+
+    def evaluation(state: TrainState) -> dict[str, Array]:
+        starts, bias_key, grad_key = jax.random.split(stream(state.seed, "eval"), 3)
+        metrics = evaluate.episode_returns(parts.env, parts.agent, state.agent, starts, settings.episodes)
+        if settings.value_bias_states:
+            metrics |= evaluate.value_bias(
+                parts.env, parts.agent, state.agent, bias_key, config.gamma, settings.value_bias_states
+            )
+        if settings.grad_samples:
+            sample_key, noise_key = jax.random.split(jax.random.fold_in(grad_key, state.iterations))
+            batch = replays.sample_sequences(state.replay, sample_key, settings.grad_samples, 1)
+            first = jax.tree.map(lambda x: x[0], batch)
+            metrics |= per_sample_statistics(parts.agent, state.agent, noise_key, first, state.model)
+        return metrics
+
+    return evaluation
+
+
+def make_chunk(config: RunConfig, parts: Parts) -> Callable:
+    """Build (TrainState, n) -> (TrainState, metrics, first_bad): n iterations, then one evaluation.
+
+    Training metrics are means over the n iterations. first_bad maps each of them to the first iteration of the chunk
+    at which it was not finite, or to n. `n` is traced: chunks of any length share one compilation.
+    """
+    iteration, evaluation = make_iteration(config, parts), make_evaluation(config, parts)
+
+    def chunk(state: TrainState, n: Array) -> tuple[TrainState, dict, dict]:
+        names = sorted(jax.eval_shape(iteration, state)[1])
+
+        def body(i, carry):
+            state, total, bad = carry
+            state, metrics = iteration(state)
+            row = jnp.stack([metrics[name] for name in names])
+            return state, total + row, jnp.where(jnp.isfinite(row) | (bad < n), bad, i)
+
+        zeros = jnp.zeros(len(names))
+        state, total, bad = jax.lax.fori_loop(0, n, body, (state, zeros, jnp.full(len(names), n)))
+        means = dict(zip(names, total / n, strict=True)) | evaluation(state)
+        return state, means, dict(zip(names, bad, strict=True))
+
+    return chunk
+
+
+def traceable(config: RunConfig) -> RunConfig:
+    """Return the config without what a compiled program does not depend on: seed, storage and final diagnostics."""
+    return replace(config, seed=0, store=type(config.store)(), diagnostics=DiagnosticsConfig())
+
+
+@lru_cache(maxsize=8)
+def _compile(config: RunConfig) -> Program:
+    parts = make_parts(config)
+    start, chunk = jax.jit(make_start(config, parts)), jax.jit(make_chunk(config, parts), donate_argnums=0)
+    return Program(parts, start, chunk)
+
+
+def make_program(config: RunConfig) -> Program:
+    """Return the compiled program of a config; configs that differ in seed or storage share it."""
+    return _compile(traceable(config))

@@ -1,0 +1,164 @@
+"""The loop: one compilation per shape, what replay keeps, counts, vmapped seeds, values where they are known."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from valex import tables
+from valex.config import PRESETS
+from valex.envs.classic import make_pendulum
+from valex.evaluate import monte_carlo_steps, value_bias
+from valex.settings import ActorConfig, CriticConfig, EnvConfig, EvalConfig, RunConfig, SACConfig, TrainConfig
+from valex.train import make_parts, make_program, total_iterations
+from valex.types import ActionSample, Agent, Bootstrap
+
+TINY = RunConfig(
+    agent=SACConfig(hidden=(8,)),
+    train=TrainConfig(env_steps=120, warmup_steps=40, batch_size=8),
+    eval=EvalConfig(every=40, episodes=2, value_bias_states=2, grad_samples=3),
+    gamma=0.9,
+)
+TRACES = {"count": 0}
+
+
+def make_counting_pendulum(config: EnvConfig):
+    """A pendulum that counts how often its step is traced."""
+    env = make_pendulum(replace(config, name="pendulum"))
+
+    def step(key, state, action):
+        TRACES["count"] += 1
+        return env.step(key, state, action)
+
+    return env._replace(step=step)
+
+
+def test_one_compilation_per_config_shape(monkeypatch):
+    monkeypatch.setitem(tables.ENVS, "counting", tables.Entry("test_train:make_counting_pendulum", "counts traces"))
+    monkeypatch.setattr(tables, "load", tables.load)
+    import sys
+
+    sys.modules.setdefault("test_train", sys.modules[__name__])
+    counted = sys.modules["test_train"].TRACES
+    config = replace(TINY, env=EnvConfig("counting"))
+    state = make_program(config).start(jnp.uint32(0))
+    state, *_ = make_program(config).chunk(state, jnp.int32(40))
+    traced = counted["count"]
+    assert traced > 0
+    for seed, steps in ((1, 40), (2, 17)):  # another seed, another chunk length, another storage: no new trace
+        program = make_program(replace(config, seed=seed, store=replace(config.store, keep=5)))
+        state, *_ = program.chunk(program.start(jnp.uint32(seed)), jnp.int32(steps))
+    assert counted["count"] == traced
+    make_program(replace(config, gamma=0.5)).start(jnp.uint32(0))
+    assert counted["count"] > traced
+
+
+def run(config: RunConfig, seed: int = 0):
+    program = make_program(config)
+    return program.chunk(program.start(jnp.uint32(seed)), jnp.int32(total_iterations(config)))
+
+
+@pytest.mark.parametrize(
+    ("preset", "kept"),
+    [
+        ("sac", set()),
+        ("sac-ce", {"next_sim_state"}),
+        ("sac-ae", {"sim_state"}),
+        ("sac-retrace", {"log_prob", "latent"}),
+    ],
+)
+def test_replay_keeps_what_the_config_reads_back(preset, kept):
+    config = replace(PRESETS[preset], agent=TINY.agent, train=TINY.train, eval=TINY.eval)
+    data = jax.eval_shape(make_program(config).start, jnp.uint32(0)).replay.data
+    optional = ("log_prob", "latent", "sim_state", "next_sim_state")
+    assert {name for name in optional if jax.tree.leaves(getattr(data, name))} == kept
+
+
+def test_counts_of_steps_and_updates():
+    """utd updates per control step: Adam's own counter says so."""
+    config = replace(TINY, train=replace(TINY.train, num_envs=2, utd=3))
+    state, metrics, bad = run(config)
+    assert int(state.iterations) == total_iterations(config) == (120 - 40) // 2
+    assert int(state.replay.size) == 60 and state.replay.data.reward.shape == (60, 2)
+    assert int(state.agent.critic_opt[0].count) == 40 * 2 * 3
+    assert float(state.agent.normalizer.count) == 120
+    assert all(int(step) == 40 for step in bad.values())
+    assert np.isfinite(float(metrics["critic/loss"])) and float(metrics["grad/nonfinite_share"]) == 0.0
+
+
+def test_the_first_bad_iteration_is_found():
+    config = replace(TINY, agent=replace(TINY.agent, critic_lr=1e30))
+    _, _, bad = run(config)
+    first = {name: int(step) for name, step in bad.items()}
+    assert min(first.values()) in (1, 2) and first["critic/loss"] < 80 and first["alpha/value"] >= min(first.values())
+
+
+def test_vmapped_seeds_equal_single_runs():
+    config = replace(TINY, eval=replace(TINY.eval, grad_samples=0))
+    program = make_program(config)
+    seeds = jnp.array([3, 4], jnp.uint32)
+    together = jax.jit(jax.vmap(program.start))(seeds)
+    _, together, _ = jax.jit(jax.vmap(program.chunk, in_axes=(0, None)))(together, jnp.int32(80))
+    for i in range(2):
+        _, alone, _ = run(config, int(seeds[i]))
+        for name in ("critic/loss", "target/mean", "eval/episode_return", "value/bias"):
+            np.testing.assert_allclose(together[name][i], alone[name], rtol=2e-2, err_msg=name)
+    assert float(together["critic/loss"][0]) != float(together["critic/loss"][1])
+
+
+def test_a_run_repeats_itself_exactly():
+    a, b = run(TINY, 5)[1], run(TINY, 5)[1]
+    assert all(float(a[name]) == float(b[name]) for name in a)
+
+
+def constant_agent(q_value: float) -> Agent:
+    """An agent that knows the value of probe_clock, 1 / (1 - gamma), up to a constant."""
+
+    def act(key, obs):
+        zero = jnp.zeros((*obs.shape[:-1], 1))
+        return ActionSample(zero, zero[..., 0], zero)
+
+    def number(*args):
+        return jnp.full(args[-1].shape[:-1], q_value)
+
+    boot = Bootstrap(act, lambda o, u: u[..., 0], number, lambda lp: 0.0 * lp, number)
+    nothing = lambda *args: ()  # noqa: E731
+    return Agent(nothing, nothing, lambda s, k, o, explore: act(k, o), nothing, lambda s: boot, nothing)
+
+
+@pytest.mark.parametrize("error", [0.0, 2.0])
+def test_value_bias_finds_the_error_of_a_critic(error):
+    """gamma^T V closes the Monte-Carlo return, so a constant error e shows as e (1 - gamma^(T+1))."""
+    env = make_parts(replace(TINY, env=EnvConfig("probe_clock"))).env
+    found = value_bias(env, constant_agent(10.0 + error), (), jax.random.key(0), 0.9, 4)
+    np.testing.assert_allclose(found["value/bias"], error, atol=3e-3 * max(error, 1.0))
+    np.testing.assert_allclose(found["value/mc_return"], 10.0, atol=1e-2)
+
+
+def test_monte_carlo_steps():
+    assert monte_carlo_steps(0.0) == 1
+    for gamma in (0.5, 0.95, 0.99):
+        steps = monte_carlo_steps(gamma)
+        assert gamma**steps < 1e-3 * (1 + 1e-9) and gamma ** (steps - 1) >= 1e-3
+
+
+ARMS = {
+    "td": (CriticConfig(), ActorConfig()),
+    "ce": (CriticConfig("h_step", "model", 2), ActorConfig()),
+    "ce_robust": (CriticConfig("h_step", "model", 2, estimator="doubly_robust"), ActorConfig()),
+    "ce_particles": (CriticConfig("h_step", "model", 2, particles=4), ActorConfig()),
+    "td_lambda": (CriticConfig("td_lambda", "model", 2, 0.7), ActorConfig()),
+    "retrace": (CriticConfig("retrace", "replay", 2, estimator="doubly_robust"), ActorConfig()),
+    "retrace_model": (CriticConfig("retrace", "model", 2, estimator="doubly_robust"), ActorConfig()),
+    "ae": (CriticConfig(), ActorConfig(2)),
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_runs_and_stays_finite(arm):
+    critic, actor = ARMS[arm]
+    lean = replace(TINY.eval, value_bias_states=0, grad_samples=2 if arm == "ae" else 0)
+    _, metrics, _ = run(replace(TINY, critic=critic, actor=actor, eval=lean))
+    assert all(np.isfinite(float(value)) for value in metrics.values())
