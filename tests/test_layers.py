@@ -23,6 +23,7 @@ LAYERS = [
         "sinks",
         "progress",
         "doctor",
+        "arguments",
         "studies",
         "report",
         "cli",

@@ -5,9 +5,19 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, Estimator, RunConfig, Source, StoreConfig
+from valex.settings import (
+    ActorConfig,
+    CriticConfig,
+    DiagnosticsConfig,
+    Estimator,
+    ModelConfig,
+    RunConfig,
+    Source,
+    StoreConfig,
+)
 from valex.tables import AGENTS, ENVS, MODELS, RULES
 
 
@@ -41,9 +51,10 @@ _CHOICES = {
     "model.name": tuple(MODELS),
 }
 
-_RANGES = {  # field: (low, high, low allowed, high allowed)
+_RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of each of its numbers
     "env.action_repeat": (1, 1000, True, True),
     "env.episode_length": (1, 10**9, True, True),
+    "agent.hidden": (1, 10**6, True, True),
     "agent.actor_lr": (0, math.inf, False, False),
     "agent.critic_lr": (0, math.inf, False, False),
     "agent.alpha_lr": (0, math.inf, True, False),
@@ -66,6 +77,7 @@ _RANGES = {  # field: (low, high, low allowed, high allowed)
     "eval.episodes": (1, 10**5, True, True),
     "eval.value_bias_states": (0, 10**5, True, True),
     "eval.grad_samples": (0, 10**5, True, True),
+    "diagnostics.target_horizons": (0, 1000, True, True),
     "diagnostics.target_states": (2, 10**6, True, True),
     "diagnostics.target_particles": (2, 10**5, True, True),
     "store.checkpoint_every": (1, 10**9, True, True),
@@ -85,27 +97,61 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + f.name, value
 
 
-def _in_range(field: str, value: Any) -> str | None:
-    """Return what is wrong with a number, or None."""
-    low, high, low_in, high_in = _RANGES[field]
-    fits = (value >= low if low_in else value > low) and (value <= high if high_in else value < high)
-    if fits:
+def field_types(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted field, type) for every leaf field of nested dataclasses."""
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint):
+            yield from field_types(hint, f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
+        else:
+            yield prefix + name, hint
+
+
+TYPES = dict(field_types())
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Return whether a value is what a field's type says; whole numbers are numbers, true and false are not."""
+    if get_origin(hint) is UnionType:
+        return any(_is_a(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, get_args(hint)[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, str if get_origin(hint) is Literal else hint)
+
+
+def _kind(hint: Any) -> str:
+    """Return a field's type in words."""
+    if get_origin(hint) is UnionType:
+        return " or ".join(_kind(option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a tuple of whole numbers"
+    return _KINDS.get(hint, "None" if hint is type(None) else "text")
+
+
+def _wrong(field: str, value: Any) -> str | None:
+    """Return what is wrong with the value of one field, or None."""
+    if not _is_a(value, TYPES[field]):
+        return f"{field}: {value!r} is not {_kind(TYPES[field])}"
+    if field in _CHOICES and value not in _CHOICES[field]:
+        return f"{field}: {value!r} is not known; choose one of {', '.join(_CHOICES[field])}"
+    if field not in _RANGES or value is None:
         return None
-    return f"{field}: {value} is outside {'[' if low_in else '('}{low}, {high}{']' if high_in else ')'}"
+    low, high, low_in, high_in = _RANGES[field]
+    numbers = value if isinstance(value, tuple) else (value,)
+    fit = all((n >= low if low_in else n > low) and (n <= high if high_in else n < high) for n in numbers)
+    allowed = f"{'[' if low_in else '('}{low}, {high}{']' if high_in else ')'}"
+    return None if fit else f"{field}: {value} is outside {allowed}"
 
 
 def check(config: RunConfig) -> RunConfig:
     """Return the config if it can run. Raises ConfigError with one line naming the first field that cannot be."""
-    values = dict(flatten(config))
-    for name, value in values.items():
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise ConfigError(f"{name}: {value!r} is not known; choose one of {', '.join(_CHOICES[name])}")
-        if name in _RANGES and value is not None and (wrong := _in_range(name, value)):
+    for name, value in flatten(config):
+        if wrong := _wrong(name, value):
             raise ConfigError(wrong)
-    if not config.agent.hidden or min(config.agent.hidden) < 1:
-        raise ConfigError(f"agent.hidden: {config.agent.hidden} must be one or more positive widths")
-    if any(not 0 <= h <= 1000 for h in config.diagnostics.target_horizons):
-        raise ConfigError(f"diagnostics.target_horizons: {config.diagnostics.target_horizons} must lie in [0, 1000]")
+    if not config.agent.hidden:
+        raise ConfigError("agent.hidden: () is empty; give one or more widths, each at least 1")
     _check_target(config)
     _check_loop(config)
     return config
@@ -118,7 +164,9 @@ def _check_target(config: RunConfig) -> None:
         allowed = ", ".join(rule for rule in RULES if rule != "td")
         raise ConfigError(f"critic.horizon: rule td looks 0 steps ahead; set critic.rule to one of {allowed}")
     if critic.rule == "retrace" and critic.estimator != "doubly_robust":
-        raise ConfigError("critic.estimator: retrace is defined with doubly_robust; set --critic.estimator doubly_robust")
+        raise ConfigError(
+            "critic.estimator: retrace is defined with doubly_robust; set --critic.estimator doubly_robust"
+        )
     if critic.particles > 1 and (critic.source == "replay" or critic.horizon == 0):
         raise ConfigError("critic.particles: only model rollouts have particles; set critic.source model and a horizon")
     if config.actor.horizon == 0 and config.actor.particles > 1:
@@ -130,18 +178,26 @@ def _check_loop(config: RunConfig) -> None:
     train, every = config.train, config.eval.every
     warmup = -(-train.warmup_steps // train.num_envs) * train.num_envs
     window = config.critic.horizon + 1 if config.critic.source == "replay" else 1
-    capacity = min(train.replay_capacity, train.env_steps) // train.num_envs
+    if train.warmup_steps < train.batch_size:
+        raise ConfigError(
+            f"train.warmup_steps: {train.warmup_steps} must be at least train.batch_size {train.batch_size}"
+        )
     if train.env_steps % train.num_envs or train.env_steps < warmup + train.num_envs:
         raise ConfigError(
             f"train.env_steps: {train.env_steps} must be a multiple of num_envs {train.num_envs} above the warm-up ({warmup})"
         )
+    if train.env_steps // train.num_envs >= 2**31:
+        raise ConfigError(
+            f"train.env_steps: {train.env_steps} is 2^31 or more for each of train.num_envs {train.num_envs}"
+        )
     if every % train.num_envs:
         raise ConfigError(f"eval.every: {every} must be a multiple of train.num_envs {train.num_envs}")
-    if min(warmup // train.num_envs, capacity) < window:
-        raise ConfigError(
-            f"train.warmup_steps: sequences of {window} steps in each of {train.num_envs} environments need at least "
-            f"{window * train.num_envs} (and as much train.replay_capacity)"
-        )
+    for name, steps in (("train.warmup_steps", warmup), ("train.replay_capacity", train.replay_capacity)):
+        if steps // train.num_envs < window:
+            raise ConfigError(
+                f"{name}: {steps} is too little; sequences of {window} steps in each of {train.num_envs} environments "
+                f"need at least {window * train.num_envs}"
+            )
 
 
 def canonical(config: RunConfig) -> RunConfig:
@@ -153,7 +209,17 @@ def canonical(config: RunConfig) -> RunConfig:
         critic = replace(critic, lam=1.0)
     if actor.horizon == 0:
         actor = ActorConfig(divide_by_length=True)
-    return replace(config, critic=critic, actor=actor)
+    rolls_out = (critic.source == "model" and critic.horizon > 0) or actor.horizon > 0
+    return replace(config, critic=critic, actor=actor, model=config.model if rolls_out else ModelConfig())
+
+
+def _as_declared(config: Any) -> Any:
+    """Return a config whose number fields hold floats, so that equal configs are written alike (1 and 1.0)."""
+    values = {}
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        values[name] = _as_declared(value) if is_dataclass(value) else float(value) if hint is float else value
+    return replace(config, **values)
 
 
 def horizon(config: RunConfig) -> int:
@@ -174,7 +240,7 @@ def algorithm(config: RunConfig) -> str:
 
 def config_hash(config: RunConfig) -> str:
     """Return 8 hex digits of what determines a run's training: the canonical config less storage and diagnostics."""
-    core = replace(canonical(config), diagnostics=DiagnosticsConfig(), store=StoreConfig())
+    core = _as_declared(replace(canonical(config), diagnostics=DiagnosticsConfig(), store=StoreConfig()))
     return hashlib.sha256(json.dumps(asdict(core), sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -191,6 +257,8 @@ def to_dict(config: RunConfig) -> dict:
 
 def from_dict(data: dict, cls: type = RunConfig) -> Any:
     """Rebuild a config from `to_dict`. Raises ConfigError naming a field that this version does not know."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{cls.__name__}: {data!r} is not an object; is the file damaged?")
     hints = get_type_hints(cls)
     unknown = set(data) - set(hints)
     if unknown:

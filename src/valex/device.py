@@ -1,9 +1,15 @@
-"""Choose the device and set up jax: before the first array, once per process."""
+"""The machine: choose the device and set up jax before the first array; say what a run was made with."""
 
+import contextlib
 import hashlib
 import os
 import platform
+import subprocess
+import sys
+from functools import lru_cache
 from pathlib import Path
+
+from valex import __version__
 
 CUDA_HINT = "pip install 'valex[cuda12]' (or 'valex[cuda13]')"
 
@@ -12,42 +18,57 @@ class DeviceError(RuntimeError):
     """The device that was asked for is not there."""
 
 
-def cache_folder() -> Path:
-    """Return the folder of the persistent compilation cache, keyed by host CPU and jaxlib version.
+def available_cores() -> list[int]:
+    """Return the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of the persistent compilation cache, keyed by host CPU and jaxlib version; None without a home.
 
     VALEX_CACHE_DIR, else XDG_CACHE_HOME/valex, else ~/.cache/valex. Programs compiled for one CPU do not run on another.
     """
     from importlib.metadata import version
 
-    root = os.environ.get("VALEX_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "valex"
-    cpu = platform.processor() + platform.machine()
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = os.environ.get("VALEX_CACHE_DIR") or Path(base) / "valex"
+    except RuntimeError:  # no HOME and no entry in the password file, as in some containers
+        return None
+    cpu = platform.processor() + platform.machine()
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = "".join(line for line in lines if line.startswith(("model name", "flags")))
-    except OSError:
-        pass
+        cpu = "".join(
+            sorted({line for line in lines if line.startswith(("model name", "flags", "CPU part", "Features"))})
+        )
     return Path(root) / f"jax-{version('jaxlib')}-{hashlib.sha256(cpu.encode()).hexdigest()[:8]}"
 
 
 def set_up_jax(device: str = "auto") -> None:
     """Select `device` (auto, cpu, cuda) and turn the persistent compilation cache on.
 
-    Raises DeviceError with the pip line if CUDA is asked for and absent. A cache folder that cannot be written is done
-    without.
+    Worker processes inherit the choice. Raises DeviceError with the pip line if CUDA is asked for and absent. A cache
+    folder that cannot be written is done without.
     """
-    if device == "cpu":
-        os.environ["JAX_PLATFORMS"] = "cpu"
-    elif device == "cuda":
-        os.environ["JAX_PLATFORMS"] = "cuda,cpu"
+    platforms = {"cpu": "cpu", "cuda": "cuda,cpu"}.get(device)
+    if platforms:
+        os.environ["JAX_PLATFORMS"] = platforms
     import jax
 
+    if platforms:
+        jax.config.update("jax_platforms", platforms)  # the variable is read at import only
+    hint = f"--device {device}: jax finds no such device; {CUDA_HINT}"
     try:
         found = jax.devices()[0].platform
     except RuntimeError as error:
-        raise DeviceError(f"--device {device}: jax finds no such device; {CUDA_HINT}") from error
+        raise DeviceError(hint) from error
     if device == "cuda" and found == "cpu":
-        raise DeviceError(f"--device cuda: jax finds no such device; {CUDA_HINT}")
+        raise DeviceError(hint)
     folder = cache_folder()
+    if folder is None:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -56,3 +77,36 @@ def set_up_jax(device: str = "auto") -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def commit() -> str:
+    """Return the git commit of this source tree, or unknown: not a checkout, no git."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package must not report the repository it happens to lie in
+        return "unknown"
+    try:
+        git = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return git.stdout.strip() if git.returncode == 0 else "unknown"
+
+
+@lru_cache(maxsize=1)
+def metadata() -> dict:
+    """Return versions, device, cores, git commit and command of this process."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import jax
+
+    versions = {"valex": __version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "numpy", "flax", "optax", "brax", "mujoco"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": f"{device.platform} ({device.device_kind})",
+        "cores": len(available_cores()),
+        "commit": commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }

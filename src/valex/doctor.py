@@ -2,10 +2,25 @@
 
 import json
 import os
+import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
 
-CORE = ("jax", "jaxlib", "flax", "optax", "chex", "numpy", "scipy", "matplotlib", "pyarrow", "rich", "safetensors", "tyro")
+CORE = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "chex",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "pyarrow",
+    "rich",
+    "safetensors",
+    "tyro",
+)
 EXTRAS = {
     "brax": ("brax", "mujoco", "mujoco-mjx"),
     "tensorboard": ("tensorboardX",),
@@ -21,28 +36,67 @@ def installed(name: str) -> str | None:
         return None
 
 
-def findings() -> dict:
+def requirement(name: str) -> str:
+    """Return the requirement on a distribution as pip takes it, with the versions that valex declares."""
+    name = "jax" if name == "jaxlib" else name  # jax brings the jaxlib that fits it
+    try:
+        declared = requires("valex") or []
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        declared = []
+    for line in declared:
+        wanted, _, marker = line.partition(";")
+        if "extra" not in marker and re.split(r"[^A-Za-z0-9_.-]", wanted)[0].lower() == name.lower():
+            return wanted.strip()
+    return name
+
+
+def devices() -> tuple[list[str], str]:
+    """Return the devices of jax, or an empty list and why there are none."""
+    from valex import device
+
+    try:
+        device.set_up_jax()
+        import jax
+
+        found = [f"{d.platform} ({d.device_kind})" for d in jax.devices()]
+    except (ImportError, RuntimeError) as error:
+        return [], f"{type(error).__name__}: {error}".splitlines()[0]
+    return found, ""
+
+
+def cache() -> str:
+    """Return the folder of the compilation cache, or why it is off."""
+    from valex import device
+
+    try:
+        folder = device.cache_folder()
+    except PackageNotFoundError:
+        return "off: jaxlib is missing"
+    if folder is None:
+        return "off: no home directory; set VALEX_CACHE_DIR"
+    return str(folder) if os.access(folder, os.W_OK) else f"off: {folder} cannot be written; set VALEX_CACHE_DIR"
+
+
+def findings() -> dict[str, Any]:
     """Return what this installation has and lacks."""
     from valex import __version__, device
 
-    device.set_up_jax()
-    import jax
-
-    devices = [f"{d.platform} ({d.device_kind})" for d in jax.devices()]
-    missing = {n: f"pip install '{n}'" for n in CORE if installed(n) is None}
+    found, why = devices()
+    missing = {n: f"pip install '{requirement(n)}'" for n in CORE if installed(n) is None}
     for extra, names in EXTRAS.items():
-        if any(installed(name) is None for name in names):
-            missing[f"extra {extra}"] = f"pip install 'valex[{extra}]'"
-    if jax.default_backend() == "cpu":
+        if lacking := [name for name in names if installed(name) is None]:
+            missing[f"extra {extra}"] = f"pip install 'valex[{extra}]' ({', '.join(lacking)})"
+    if why:
+        missing["device"] = why
+    elif all(name.startswith("cpu") for name in found):
         missing["accelerator"] = f"none found; with an NVIDIA GPU: {device.CUDA_HINT}"
-    folder = device.cache_folder()
     return {
         "valex": __version__,
         "python": sys.version.split()[0],
         "installed": {n: installed(n) for names in (CORE, *EXTRAS.values()) for n in names if installed(n)},
-        "devices": devices,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "compilation_cache": str(folder) if os.access(folder, os.W_OK) else f"off: {folder} cannot be written",
+        "devices": found,
+        "cores": len(device.available_cores()),
+        "compilation_cache": cache(),
         "missing": missing,
     }
 
@@ -55,8 +109,8 @@ def print_findings(as_json: bool) -> int:
     else:
         for key in ("valex", "python", "cores", "compilation_cache"):
             print(f"{key:18} {found[key]}")
-        print(f"{'devices':18} {', '.join(found['devices'])}")
+        print(f"{'devices':18} {', '.join(found['devices']) or 'none'}")
         print(f"{'installed':18} {', '.join(f'{n} {v}' for n, v in found['installed'].items())}")
         for name, remedy in found["missing"].items():
             print(f"{'missing':18} {name}: {remedy}")
-    return int(any(name in CORE for name in found["missing"]))
+    return int(any(name in (*CORE, "device") for name in found["missing"]))

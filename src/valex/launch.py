@@ -3,6 +3,9 @@
 On a CPU every seed is a run of its own and workers share the runs (vmapping seeds is no faster there, see
 docs/results/performance.md). On an accelerator the seeds of one config train as one vmapped program in this process.
 A run that fails or a worker that dies does not stop the others.
+
+The last bits of a run depend on the number of cores that XLA spreads its sums over. How many a run gets follows from the
+command alone, not from what is left to do, and a run with a checkpoint goes on with the number that it began with.
 """
 
 import contextlib
@@ -11,13 +14,17 @@ import multiprocessing as mp
 import os
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from valex import store
 from valex.config import check, run_id
-from valex.settings import RunConfig
+from valex.device import available_cores
+from valex.settings import DiagnosticsConfig, RunConfig, StoreConfig
 
 EXIT = {"finished": 0, "failed": 3, "interrupted": 75, "error": 1}
 
@@ -40,29 +47,27 @@ class Summary:
     signal: int = 0  # the signal that stopped the launch, 0 if none did
 
     def exit_code(self) -> int:
-        """Return 0, 1 (an error), 3 (a run diverged), 75 (SIGTERM) or 130 (SIGINT)."""
-        if self.signal:
+        """Return 0, 1 (an error), 3 (a run diverged), 75 (SIGTERM) or 130 (SIGINT), the last two if something is left."""
+        if self.signal and "interrupted" in self.states.values():
             return 130 if self.signal == signal.SIGINT else EXIT["interrupted"]
         return next((EXIT[s] for s in ("error", "failed", "interrupted") if s in self.states.values()), 0)
-
-
-def available_cores() -> list[int]:
-    """Return the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def groups(configs: list[RunConfig], vmap_seeds: bool) -> list[list[RunConfig]]:
     """Drop configs that are the same run, and put what trains as one program together."""
     distinct = {run_id(c): c for c in reversed(configs)}
-    ordered = [c for c in dict.fromkeys(run_id(c) for c in configs)]
+    ordered = list(dict.fromkeys(run_id(c) for c in configs))
     if not vmap_seeds:
         return [[distinct[name]] for name in ordered]
-    by_shape: dict[RunConfig, list[RunConfig]] = {}
+    by_shape: dict[tuple, list[RunConfig]] = {}
     for name in ordered:
-        by_shape.setdefault(replace(distinct[name], seed=0), []).append(distinct[name])
+        by_shape.setdefault((shape(distinct[name]), distinct[name].store), []).append(distinct[name])
     return list(by_shape.values())
+
+
+def shape(config: RunConfig) -> RunConfig:
+    """Return what the compiled program of a config depends on."""
+    return replace(config, seed=0, diagnostics=DiagnosticsConfig(), store=StoreConfig())
 
 
 class Stop:
@@ -70,16 +75,18 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._old = {}
 
     def __enter__(self) -> "Stop":
-        self._old = {s: signal.signal(s, self._handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
+            self._old = {s: signal.signal(s, self.handle) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *unused: object) -> None:
         for s, handler in self._old.items():
             signal.signal(s, handler)
 
-    def _handle(self, number: int, frame: object) -> None:
+    def handle(self, number: int, frame: object) -> None:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
@@ -90,22 +97,22 @@ class Stop:
 
 def run_group(configs: list[RunConfig], root: Path, options: LaunchOptions, stop: Stop) -> dict[str, tuple[str, str]]:
     """Train one group; return run id -> (state, message). An exception becomes the state `error`."""
-    from valex import runner, sinks, store
+    from valex import runner, sinks
 
     names = [run_id(c) for c in configs]
     opened = sinks.open_sinks(options.sinks)
     hooks = runner.Hooks(progress=options.progress, should_stop=stop, sinks=opened)
     try:
         runner.run(configs, root, hooks)
-    except (store.StoreError, OSError, ValueError, RuntimeError) as error:
-        return {name: ("error", f"{type(error).__name__}: {error}".splitlines()[0]) for name in names}
+        statuses = {name: store.read_json(root / name / "status.json") for name in names}
+    except Exception as error:  # whatever one run raises, the others go on
+        if os.environ.get("VALEX_TRACEBACK"):
+            traceback.print_exc()
+        why = str(error).strip().splitlines() or ["no message"]
+        return {name: ("error", f"{type(error).__name__}: {why[0]}") for name in names}
     finally:
         sinks.close_sinks(opened)
-    result = {}
-    for name in names:
-        status = store.read_json(root / name / "status.json")
-        result[name] = (status.get("state", "error"), status.get("message", ""))
-    return result
+    return {name: (status.get("state", "error"), status.get("message", "")) for name, status in statuses.items()}
 
 
 def launch(configs: list[RunConfig], root: Path, options: LaunchOptions) -> Summary:
@@ -115,24 +122,60 @@ def launch(configs: list[RunConfig], root: Path, options: LaunchOptions) -> Summ
     for config in configs:
         check(config)
     on_cpu = jax.default_backend() == "cpu"
-    todo = groups(configs, vmap_seeds=not on_cpu)
-    cores = available_cores()
-    workers = min(options.workers or (len(cores) if on_cpu else 1), len(todo))
+    cores, summary = available_cores(), Summary()
+    asked = groups(configs, vmap_seeds=not on_cpu)
+    workers = min(options.workers or (len(cores) if on_cpu else 1), len(asked))
+    todo = [group for group in (_unended(group, root, summary, options) for group in asked) if group]
+    usual = len(cores) if workers <= 1 else 1
     with Stop() as stop:
-        if workers <= 1:
-            return _launch_here(todo, root, options, stop)
-        return _Pool(todo, root, options, stop).run(workers, cores)
-
-
-def _launch_here(todo: list[list[RunConfig]], root: Path, options: LaunchOptions, stop: Stop) -> Summary:
-    """Train groups one after the other in this process."""
-    summary = Summary()
-    for group in todo:
-        if stop():
-            break
-        _record(summary, run_group(group, root, options, stop), options)
+        for count, part in _by_cores(todo, root, usual, len(cores)).items() if on_cpu else [(usual, todo)]:
+            if workers <= 1 and count == usual:
+                _launch_here(part, root, options, stop, summary)
+            else:
+                chunks = [cores[i : i + count] for i in range(0, len(cores) - count + 1, count)] if on_cpu else [[]]
+                number = min(workers, len(part)) if count == 1 else min(workers, len(part), len(chunks))
+                _Pool(part, root, options, stop, summary).run([chunks[i % len(chunks)] for i in range(number)])
     summary.signal = stop.signal
     return summary
+
+
+def _unended(group: list[RunConfig], root: Path, summary: Summary, options: LaunchOptions) -> list[RunConfig]:
+    """Record the runs of a group that finished or failed before, and return the others."""
+    rest = []
+    for config in group:
+        with contextlib.suppress(store.StoreError):  # a damaged status is for the run to report
+            status = store.read_json(root / run_id(config) / "status.json")
+            if status.get("state") in ("finished", "failed"):
+                _record(summary, {run_id(config): (status["state"], status.get("message", ""))}, options)
+                continue
+        rest.append(config)
+    return rest
+
+
+def _by_cores(todo: list[list[RunConfig]], root: Path, usual: int, available: int) -> dict[int, list[list[RunConfig]]]:
+    """Sort groups by the number of cores that they began with, `usual` for those that have not begun."""
+    parts: dict[int, list[list[RunConfig]]] = {}
+    for group in todo:
+        path, count = root / run_id(group[0]), usual
+        if store.checkpoint_steps(path):
+            with contextlib.suppress(store.StoreError):
+                count = store.read_json(path / "meta.json").get("cores", usual)
+        parts.setdefault(count if count in range(1, available + 1) else usual, []).append(group)
+    return parts
+
+
+def _launch_here(todo: list[list[RunConfig]], root: Path, options: LaunchOptions, stop: Stop, summary: Summary) -> None:
+    """Train groups one after the other in this process."""
+    for group in todo:
+        if stop():
+            _leave(summary, group)
+        else:
+            _record(summary, run_group(group, root, options, stop), options)
+
+
+def _leave(summary: Summary, group: list[RunConfig]) -> None:
+    """Note runs that a signal kept from starting."""
+    summary.states |= {run_id(config): "interrupted" for config in group}
 
 
 def _record(summary: Summary, result: dict[str, tuple[str, str]], options: LaunchOptions) -> None:
@@ -143,23 +186,27 @@ def _record(summary: Summary, result: dict[str, tuple[str, str]], options: Launc
         options.progress({"run": name, "phase": "ended", "state": state, "message": message})
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies, so that no orphan keeps a run directory locked."""
+def _die_with_parent(parent: int) -> None:
+    """Have Linux kill this process when its parent dies, so that no orphan keeps a run directory locked."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
 
 
-def _worker(pipe: Connection, core: int | None, root: Path, sinks: tuple[str, ...]) -> None:
+def _worker(pipe: Connection, cores: list[int], root: Path, sinks: tuple[str, ...], parent: int) -> None:
     """Train the groups that arrive through `pipe` until None does. Runs in a spawned process, before jax is imported."""
-    _die_with_parent()
+    stop = Stop()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes a Ctrl-C on as SIGTERM
-    if core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})  # XLA sizes its thread pool by this
+    signal.signal(signal.SIGTERM, stop.handle)
+    _die_with_parent(parent)
+    sys.stdout = sys.stderr  # stdout belongs to the parent's results
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # XLA sizes its thread pool by this
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share one accelerator
     from valex.device import set_up_jax
 
     set_up_jax()
-    stop = Stop()
-    signal.signal(signal.SIGTERM, stop._handle)
     options = LaunchOptions(sinks=sinks, progress=lambda event: pipe.send(("progress", event)))
     while (group := pipe.recv()) is not None:
         pipe.send(("done", run_group(group, root, options, stop)))
@@ -168,68 +215,74 @@ def _worker(pipe: Connection, core: int | None, root: Path, sinks: tuple[str, ..
 class _Pool:
     """Worker processes fed one group at a time; each prefers the config shape it has already compiled."""
 
-    def __init__(self, todo: list[list[RunConfig]], root: Path, options: LaunchOptions, stop: Stop):
-        self.waiting, self.root, self.options, self.stop = list(todo), root, options, stop
-        self.context, self.summary = mp.get_context("spawn"), Summary()
-        self.busy: dict[Connection, tuple] = {}  # pipe -> (process, core, group, shape)
+    def __init__(self, todo: list[list[RunConfig]], root: Path, options: LaunchOptions, stop: Stop, summary: Summary):
+        self.waiting, self.root, self.options, self.stop, self.summary = list(todo), root, options, stop, summary
+        self.context = mp.get_context("spawn")
+        self.busy: dict[Connection, tuple] = {}  # pipe -> (process, cores, group, shape)
 
-    def run(self, workers: int, cores: list[int]) -> Summary:
-        """Run everything and return how it ended."""
+    def run(self, workers: list[list[int]]) -> None:
+        """Run everything in one worker per entry, which lists the cores that it may use (none: all)."""
         told = False
-        for i in range(workers):
-            self._start(cores[i % len(cores)])
-        while self.busy:
-            if self.stop() and not told:
-                told, self.waiting = True, []
-                for process, *_ in self.busy.values():
-                    process.terminate()
-            for pipe in wait(list(self.busy), timeout=0.2):
-                assert isinstance(pipe, Connection)
-                self._read(pipe)
-        self.summary.signal = self.stop.signal
-        return self.summary
+        try:
+            for cores in workers if not self.stop() else ():
+                self._start(cores)
+            while self.busy:
+                if self.stop() and not told:
+                    told = True
+                    for process, *_ in self.busy.values():
+                        process.terminate()
+                for pipe in wait(list(self.busy), timeout=0.2):
+                    assert isinstance(pipe, Connection)
+                    self._read(pipe)
+        finally:  # nothing is busy here unless a second signal ends us at once
+            for process, *_ in self.busy.values():
+                process.kill()
+        for group in self.waiting:
+            _leave(self.summary, group)
 
-    def _start(self, core: int) -> None:
+    def _start(self, cores: list[int]) -> None:
         here, there = self.context.Pipe()
-        process = self.context.Process(target=_worker, args=(there, core, self.root, self.options.sinks), daemon=True)
+        arguments = (there, cores, self.root, self.options.sinks, os.getpid())
+        process = self.context.Process(target=_worker, args=arguments, daemon=True)
         process.start()
         there.close()
-        self._feed(here, process, core, None)
+        self._feed(here, process, cores, None)
 
-    def _feed(self, pipe: Connection, process, core: int, shape: RunConfig | None) -> None:
+    def _feed(self, pipe: Connection, process, cores: list[int], compiled: RunConfig | None) -> None:
         """Give a worker its next group, or let it go."""
         running = {entry[3] for entry in self.busy.values()}
-        shapes = [replace(group[0], seed=0) for group in self.waiting]
-        order = sorted(range(len(shapes)), key=lambda i: (shapes[i] != shape, shapes[i] in running, i))
-        if not order:
-            with contextlib.suppress(OSError):
-                pipe.send(None)
+        shapes = [shape(group[0]) for group in self.waiting]
+        order = sorted(range(len(shapes)), key=lambda i: (shapes[i] != compiled, shapes[i] in running, i))
+        group = self.waiting.pop(order[0]) if order and not self.stop() else None
+        with contextlib.suppress(OSError):  # it died: its end of the pipe says so when we read
+            pipe.send(group)
+        if group is None:
             pipe.close()
-            return
-        group = self.waiting.pop(order[0])
-        pipe.send(group)
-        self.busy[pipe] = (process, core, group, shapes[order[0]])
+        else:
+            self.busy[pipe] = (process, cores, group, shapes[order[0]])
 
     def _read(self, pipe: Connection) -> None:
-        process, core, group, shape = self.busy[pipe]
+        process, cores, group, compiled = self.busy[pipe]
         try:
             kind, value = pipe.recv()
         except (EOFError, OSError):
             del self.busy[pipe]
             process.join()
-            why = f"the worker process ended with exit code {process.exitcode}; out of memory? The same command goes on"
-            _record(self.summary, {run_id(c): ("error", why) for c in group}, self.options)
-            if self.waiting:
-                self._start(core)
+            self._bury(process.exitcode, group)
+            if self.waiting and not self.stop():
+                self._start(cores)
             return
         if kind == "progress":
             self.options.progress(value)
             return
         del self.busy[pipe]
         _record(self.summary, value, self.options)
-        self._feed(pipe, process, core, shape)
+        self._feed(pipe, process, cores, compiled)
 
-
-def stderr_is_terminal() -> bool:
-    """Return whether progress bars have somebody to look at them."""
-    return sys.stderr.isatty()
+    def _bury(self, code: int, group: list[RunConfig]) -> None:
+        """Record the runs of a worker that died."""
+        why = f"the worker process ended with exit code {code}; out of memory? The same command goes on from here"
+        if self.stop():
+            _leave(self.summary, group)
+        else:
+            _record(self.summary, {run_id(c): ("error", why) for c in group}, self.options)

@@ -1,17 +1,15 @@
 """Train one config, for one or several seeds, in its run directory: resume, metrics, checkpoints, verdict.
 
 A run that is killed at any moment and started again ends with the same metrics.jsonl, byte for byte, as one that was
-not: the whole state is in the checkpoint, and lines written after it are dropped before going on.
+not: the whole state is in the checkpoint, and lines written after it are dropped before going on. That holds for the same
+number of cores, since XLA splits its sums by threads; `valex.launch` sees to it.
 """
 
 import contextlib
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from valex import __version__, store
+from valex import store
 from valex.config import run_id, to_dict
+from valex.device import metadata
 from valex.diagnostics.final import final_diagnostics
 from valex.settings import RunConfig
+from valex.sinks import Guarded
 from valex.train import Program, TrainState, make_program, total_iterations, traceable, warmup_iterations
 
-FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+FINISHED, FAILED, INTERRUPTED, STALE = "finished", "failed", "interrupted", "stale"
 
 
 @dataclass
@@ -35,27 +35,9 @@ class Hooks:
 
     progress: Callable[[dict], None] = lambda event: None  # {"run", "phase", "env_steps", "total", "return"}
     should_stop: Callable[[], bool] = lambda: False  # True: save and stop at the next evaluation
-    sinks: list = field(default_factory=list)  # objects with write(run, metrics); failing ones are dropped with a warning
-
-
-def metadata() -> dict:
-    """Return versions, device, git commit and command of this process."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"valex": __version__, "python": platform.python_version()}
-    for name in ("jax", "jaxlib", "numpy", "flax", "optax", "brax", "mujoco"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    device = jax.devices()[0]
-    return {
-        "versions": versions,
-        "device": f"{device.platform} ({device.device_kind})",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "commit": git.stdout.strip() if git.returncode == 0 else "unknown",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
+    sinks: list = field(
+        default_factory=list
+    )  # objects with write(run, metrics); failing ones are dropped with a warning
 
 
 @lru_cache(maxsize=8)
@@ -80,17 +62,26 @@ def named_arrays(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
 
 
-def restore(template: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Rebuild a state shaped like `template`. Raises StoreError if names, shapes or types differ."""
+def restore(template: Any, arrays: dict[str, np.ndarray], where: str = "checkpoint") -> Any:
+    """Rebuild a state shaped like `template`. Raises StoreError, naming `where`, if names, shapes or types differ."""
+    misfit = "this version of valex; delete the run directory to start anew"
     paths, tree = jax.tree_util.tree_flatten_with_path(template)
     leaves = []
     for path, leaf in paths:
         name = jax.tree_util.keystr(path)
         value = arrays.get(name)
         if value is None or value.shape != leaf.shape or value.dtype != leaf.dtype:
-            raise store.StoreError(f"checkpoint: {name} does not fit this version of valex; delete the run directory")
+            raise store.StoreError(f"{where}: {name} does not fit {misfit}")
         leaves.append(jnp.array(value, copy=True))
+    if unknown := set(arrays) - {jax.tree_util.keystr(path) for path, _ in paths}:
+        raise store.StoreError(f"{where}: {min(unknown)} is unknown to {misfit}")
     return jax.tree_util.tree_unflatten(tree, leaves)
+
+
+def bad_parameter(arrays: dict[str, np.ndarray]) -> str | None:
+    """Return the first array of the agent, by name, that holds a number that is not finite."""
+    floats = {n: a for n, a in arrays.items() if n.startswith(".agent") and np.issubdtype(a.dtype, np.floating)}
+    return min((name for name, array in floats.items() if not np.all(np.isfinite(array))), default=None)
 
 
 class Group:
@@ -103,66 +94,83 @@ class Group:
         self.per_step = self.config.train.num_envs
         self.offset = warmup_iterations(self.config) * self.per_step
         self.total = total_iterations(self.config)
+        self.reached = 0  # env steps
+        self.alive = list(range(len(configs)))  # members that have not diverged; the others compute on, unheard
+        self.sinks = [s if isinstance(s, Guarded) else Guarded(type(s).__name__, lambda s=s: s) for s in hooks.sinks]
 
-    def tell(self, phase: str, env_steps: int = 0, episode_return: float | None = None) -> None:
+    def tell(self, phase: str, episode_return: float | None = None) -> None:
         """Report progress of the group under the name of its first run."""
         total = self.offset + self.total * self.per_step
-        event = {"run": self.paths[0].name, "phase": phase, "env_steps": env_steps, "total": total}
+        event = {"run": self.paths[0].name, "phase": phase, "env_steps": self.reached, "total": total}
         self.hooks.progress(event | {"return": episode_return})
 
-    def _status(self, state: str, env_steps: int, message: str = "") -> None:
-        for path in self.paths:
-            store.write_json(path / "status.json", {"state": state, "env_steps": env_steps, "message": message})
+    def _status(self, state: str, members: list[int], message: str = "") -> None:
+        for i in members:
+            row = {"state": state, "env_steps": self.reached, "message": message}
+            store.write_json(self.paths[i] / "status.json", row)
 
     def run(self) -> str:
-        """Train to the end, or until asked to stop. Returns finished, failed or interrupted."""
+        """Train to the end, or until asked to stop. Returns finished, failed, interrupted, or stale.
+
+        Stale: another process ended one of the runs just before the lock was ours; nothing was done.
+        """
         with contextlib.ExitStack() as stack:
             for path in self.paths:
                 stack.enter_context(store.locked(path))
-            states = {store.read_json(path / "status.json").get("state") for path in self.paths}
-            if states <= {FINISHED, FAILED}:
-                return FAILED if FAILED in states else FINISHED
+            if ended(self.configs, self.root):
+                return STALE
             for path, config in zip(self.paths, self.configs, strict=True):
+                store.tidy(path)
                 store.write_json(path / "config.json", to_dict(config))
                 store.write_json(path / "meta.json", metadata())
-            self._status("running", 0)
+            self._status("running", self.alive)
             try:
                 return self._train()
             except BaseException as error:
                 with contextlib.suppress(OSError):
-                    self._status(INTERRUPTED, 0, f"{type(error).__name__}: {error}")
+                    self._status(INTERRUPTED, self.alive, f"{type(error).__name__}: {error}")
                 raise
 
     def _train(self) -> str:
         self.tell(f"compiling {self.config.env.name} H={max(self.config.critic.horizon, self.config.actor.horizon)}")
         program, start, chunk, seconds = compiled(traceable(self.config), len(self.configs))
-        state, resumed = self._resume(start)
+        state, done = self._resume(start)
         if state is None:
-            state, resumed = start(self._seeds()), 0
+            state = start(self._seeds())
             self._log_time({"env_steps": 0, "time/compile_s": seconds})
-        done, evaluations, every = resumed, 0, self.config.eval.every // self.per_step
-        first = self.offset // self.per_step
+        else:
+            self.reached = self.offset + done * self.per_step
+            self._status("running", self.alive)
+        if done < self.total and self.hooks.should_stop():
+            return self._interrupt()
+        evaluations, every, first = 0, self.config.eval.every // self.per_step, self.offset // self.per_step
         while done < self.total:
             boundary = min(((first + done) // every + 1) * every - first, self.total)
             begin = time.perf_counter()
             state, metrics, bad = chunk(state, jnp.int32(boundary - done))
             metrics, bad = jax.device_get((metrics, bad))
             taken, count, done = time.perf_counter() - begin, boundary - done, boundary
-            env_steps = self.offset + done * self.per_step
-            if message := self._first_bad(metrics, bad, count, env_steps):
-                self._status(FAILED, env_steps, message)
-                return FAILED
-            self._log(env_steps, done, metrics)
-            self._log_time({"env_steps": env_steps, "time/update_s": taken / (count * self._updates())})
+            self.reached = self.offset + done * self.per_step
             evaluations += 1
-            stop = self.hooks.should_stop() and done < self.total
-            if stop or done == self.total or evaluations % self.config.store.checkpoint_every == 0:
-                self._save(state, env_steps)
+            stop = done < self.total and self.hooks.should_stop()
+            saving = stop or done == self.total or evaluations % self.config.store.checkpoint_every == 0
+            arrays = self._arrays(state) if saving else {}
+            self._drop_diverged(metrics, bad, arrays, count)
+            if not self.alive:
+                return FAILED
+            self._log(done, metrics)
+            self._log_time({"env_steps": self.reached, "time/update_s": taken / (count * self._updates())})
+            for i, own in arrays.items():
+                if i in self.alive:
+                    store.save_checkpoint(self.paths[i], self.reached, own, self.config.store.keep)
             if stop:
-                self._status(INTERRUPTED, env_steps, "stopped on request; the same command goes on from here")
-                return INTERRUPTED
+                return self._interrupt()
         self._finish(program, state)
-        return FINISHED
+        return FINISHED if len(self.alive) == len(self.configs) else FAILED
+
+    def _interrupt(self) -> str:
+        self._status(INTERRUPTED, self.alive, "stopped on request; the same command goes on from here")
+        return INTERRUPTED
 
     def _updates(self) -> int:
         return self.config.train.utd * self.per_step
@@ -172,71 +180,110 @@ class Group:
         return jnp.array(seeds if len(seeds) > 1 else seeds[0], jnp.uint32)
 
     def _resume(self, start: Callable) -> tuple[TrainState | None, int]:
-        """Return the newest state that every run of the group can load, and its iterations; (None, 0) without one."""
+        """Return the newest state that every run of the group can load, and its iterations; (None, 0) without one.
+
+        A checkpoint counts if its file is whole and metrics.jsonl holds its evaluation. Everything newer is removed.
+        """
         common = set.intersection(*(set(store.checkpoint_steps(path)) for path in self.paths))
         for env_steps in sorted(common, reverse=True):
             loaded = [store.load_checkpoint(path, env_steps) for path in self.paths]
             saved = [arrays for arrays in loaded if arrays is not None]
-            if len(saved) < len(loaded):
-                self.tell(f"checkpoint at {env_steps} is damaged; trying the one before")
+            logged = all(store.has_row(path / "metrics.jsonl", env_steps) for path in self.paths)
+            if not logged or len(saved) < len(self.paths):
+                what = "checkpoint" if logged else "metrics.jsonl"
+                warn(f"{self.paths[0].name}: {what} at {env_steps} is damaged; trying the checkpoint before")
                 continue
             names = saved[0].keys()
             arrays = saved[0] if len(saved) == 1 else {n: np.stack([s[n] for s in saved]) for n in names}
-            state = restore(start.out_info, arrays)
+            state = restore(start.out_info, arrays, f"{self.paths[0]}: checkpoint at {env_steps}")
             for path in self.paths:
+                store.forget_after(path, env_steps, self.config.store.keep)
                 store.truncate_lines(path / "metrics.jsonl", env_steps)
                 store.truncate_lines(path / "time.jsonl", env_steps)
             return state, (env_steps - self.offset) // self.per_step
         for path in self.paths:
+            store.forget_after(path, -1, 0)
             for name in ("metrics.jsonl", "time.jsonl"):
                 (path / name).unlink(missing_ok=True)
         return None, 0
 
-    def _save(self, state: TrainState, env_steps: int) -> None:
+    def _arrays(self, state: TrainState) -> dict[int, dict[str, np.ndarray]]:
+        """Return the whole state of every live run as named arrays on the host."""
         arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(state).items()}
-        for i, path in enumerate(self.paths):
-            own = arrays if len(self.paths) == 1 else {name: value[i] for name, value in arrays.items()}
-            store.save_checkpoint(path, env_steps, own, self.config.store.keep)
+        if len(self.paths) == 1:
+            return {0: arrays}
+        return {i: {name: value[i] for name, value in arrays.items()} for i in self.alive}
 
-    def _first_bad(self, metrics: dict, bad: dict, count: int, env_steps: int) -> str | None:
-        """Return the message of the first quantity that was not finite, or None."""
-        begin = env_steps - count * self.per_step
-        found = [(int(np.min(step)), name) for name, step in bad.items() if np.min(step) < count]
-        if found:
+    def _drop_diverged(self, metrics: dict, bad: dict, arrays: dict[int, dict], count: int) -> None:
+        """Mark as failed every run whose losses, evaluation or parameters to be saved are not finite."""
+        for i in list(self.alive):
+            message = self._first_bad(i, metrics, bad, count)
+            if message is None and (name := bad_parameter(arrays.get(i, {}))):
+                message = f"{name} is not finite after env step {self.reached}"
+            if message:
+                self._status(FAILED, [i], message)
+                self.alive.remove(i)
+
+    def _first_bad(self, i: int, metrics: dict, bad: dict, count: int) -> str | None:
+        """Return the message of the first quantity of run `i` that was not finite, or None."""
+        found = [(int(np.atleast_1d(step)[i]), name) for name, step in bad.items()]
+        if min(found)[0] < count:
             step, name = min(found)
-            return f"{name} is not finite from env step {begin + (step + 1) * self.per_step} on"
-        late = [name for name, value in metrics.items() if not name.startswith("grad/") and not np.all(np.isfinite(value))]
-        return f"{min(late)} is not finite in the evaluation at env step {env_steps}" if late else None
+            return f"{name} is not finite from env step {self.reached - (count - step - 1) * self.per_step} on"
+        values = {n: np.atleast_1d(v)[i] for n, v in metrics.items() if not n.startswith("grad/")}
+        late = [name for name, value in values.items() if not np.isfinite(value)]
+        return f"{min(late)} is not finite in the evaluation at env step {self.reached}" if late else None
 
-    def _log(self, env_steps: int, done: int, metrics: dict) -> None:
-        for i, path in enumerate(self.paths):
+    def _log(self, done: int, metrics: dict) -> None:
+        for i in self.alive:
             own = {name: float(np.atleast_1d(value)[i]) for name, value in sorted(metrics.items())}
-            row = {"env_steps": env_steps, "grad_steps": done * self._updates(), **own}
-            store.append_line(path / "metrics.jsonl", row)
-            for sink in self.hooks.sinks:
-                sink.write(path, row)
-        self.tell("training", env_steps, float(np.mean(metrics["eval/episode_return"])))
+            row = {"env_steps": self.reached, "grad_steps": done * self._updates(), **own}
+            store.append_line(self.paths[i] / "metrics.jsonl", row)
+            for sink in self.sinks:
+                sink.write(self.paths[i], row)
+        returns = np.atleast_1d(metrics["eval/episode_return"])
+        self.tell("training", float(np.mean(returns[self.alive])))
 
     def _log_time(self, row: dict) -> None:
-        for path in self.paths:
-            store.append_line(path / "time.jsonl", row)
+        for i in self.alive:
+            store.append_line(self.paths[i] / "time.jsonl", row)
 
     def _finish(self, program: Program, state: TrainState) -> None:
-        env_steps = self.offset + self.total * self.per_step
-        self.tell("final diagnostics", env_steps)
-        for i, (path, config) in enumerate(zip(self.paths, self.configs, strict=True)):
+        self.tell("final diagnostics")
+        for i in self.alive:
             own = state if len(self.paths) == 1 else jax.tree.map(lambda x, i=i: x[i], state)
-            measured = final_diagnostics(config, program.parts, own)
+            measured = final_diagnostics(self.configs[i], program.parts, own)
             if measured:
-                store.write_json(path / "diagnostics.json", measured)
-        self._status(FINISHED, env_steps)
-        self.tell(FINISHED, env_steps)
+                store.write_json(self.paths[i] / "diagnostics.json", measured)
+        self._status(FINISHED, self.alive)
+        self.tell(FINISHED)
+
+
+def warn(message: str) -> None:
+    """Say on stderr what a user has to know and a run survives."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def ended(configs: list[RunConfig], root: Path) -> dict[str, dict]:
+    """Return run id -> status of the runs that finished or failed: they are not run again."""
+    found = {name: store.read_json(root / name / "status.json") for name in map(run_id, configs)}
+    return {name: status for name, status in found.items() if status.get("state") in (FINISHED, FAILED)}
 
 
 def run(configs: list[RunConfig], root: Path, hooks: Hooks | None = None) -> str:
     """Train configs that differ in their seed only, below `root`. Returns finished, failed or interrupted.
 
+    Runs that ended before are left alone; those with a checkpoint go on together, and so do those without.
     Raises StoreError if another process trains one of them, OSError if the disk cannot be written.
     """
-    assert len({replace(c, seed=0) for c in configs}) == 1, "a group differs in its seeds only"
-    return Group(configs, root, hooks or Hooks()).run()
+    assert len({traceable(c) for c in configs}) == 1, "a group differs in its seeds only"
+    over = ended(configs, root)
+    states = {status["state"] for status in over.values()}
+    todo = [c for c in configs if run_id(c) not in over]
+    started = {run_id(c): bool(store.checkpoint_steps(root / run_id(c))) for c in todo}
+    for wanted in (True, False):
+        part = [c for c in todo if started[run_id(c)] is wanted]
+        if part and INTERRUPTED not in states:
+            state = Group(part, root, hooks or Hooks()).run()
+            states.add(run(part, root, hooks) if state == STALE else state)
+    return next((state for state in (INTERRUPTED, FAILED) if state in states), FINISHED)

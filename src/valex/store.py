@@ -1,12 +1,12 @@
 """The run directory: config, metadata, metrics, checkpoints. Every write is atomic or append-only.
 
-    config.json        the resolved config
-    meta.json          versions, device, git commit, command
-    status.json        state: running | finished | failed | interrupted, with a message
-    metrics.jsonl      one line per evaluation; bit-identical for equal config, seed, machine and number of cores
-    time.jsonl         wall-clock figures, kept apart because they never repeat
-    diagnostics.json   what was measured once, on the final agent
-    checkpoints/       the whole state: <steps>.safetensors with <steps>.json, which holds its checksum
+config.json        the resolved config
+meta.json          versions, device, git commit, command
+status.json        state: running | finished | failed | interrupted, with a message
+metrics.jsonl      one line per evaluation; bit-identical for equal config, seed, machine and number of cores
+time.jsonl         wall-clock figures, kept apart because they never repeat
+diagnostics.json   what was measured once, on the final agent
+checkpoints/       the whole state: <steps>.safetensors with <steps>.json, which holds its checksum
 """
 
 import fcntl
@@ -83,7 +83,9 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(f"{path}: another process is training in this directory; wait for it or stop it") from error
+            raise StoreError(
+                f"{path}: another process is training in this directory; wait for it or stop it"
+            ) from error
         yield
 
 
@@ -106,15 +108,18 @@ def append_line(path: Path, row: dict[str, float]) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Return the rows of a JSONL file; a torn last line, left by a kill, is passed over."""
+    """Return the rows of a JSONL file up to the first that cannot be read, such as a line torn by a kill."""
     if not path.exists():
         return []
     rows = []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or "env_steps" not in row:
+            break
+        rows.append(row)
     return rows
 
 
@@ -161,9 +166,9 @@ def _retain(folder: Path, steps: list[int]) -> None:
                 old.unlink(missing_ok=True)
 
 
-def forget_after(path: Path, env_steps: int) -> None:
-    """Remove the checkpoints after `env_steps`: damaged ones, which must not push good ones out."""
-    _retain(path / "checkpoints", [step for step in checkpoint_steps(path) if step <= env_steps])
+def forget_after(path: Path, env_steps: int, keep: int) -> None:
+    """Remove the checkpoints after `env_steps`, damaged ones that must not push good ones out, and all but `keep`."""
+    _retain(path / "checkpoints", [step for step in checkpoint_steps(path) if step <= env_steps][:keep])
 
 
 def checkpoint_steps(path: Path) -> list[int]:

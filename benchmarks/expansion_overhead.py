@@ -1,0 +1,136 @@
+"""What critic expansion costs: time per update of CE(H) over the sum of what it cannot do without.
+
+    python benchmarks/expansion_overhead.py [--task pendulum:64,64 ...] [--horizon 1 ...]
+
+    ratio 1 = CE(H) update / (SAC update + H * B oracle steps)                                       bar 1.15
+    ratio 2 = CE(H) update / (SAC update + H * B oracle steps + H policy samples for a batch of B)   bar 1.15
+
+A rollout has to choose an action before every step, so ratio 1 charges H policy passes to the overhead; ratio 2 does not.
+What is left in ratio 2 is restarting the simulator from its stored state, reading that state from replay, keeping the
+window, and the fold. Every part is a compiled loop of its own, timed alone, in turns: no dispatch cost per call. An
+update includes drawing its batch of 256 from replay.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from common import Times, footer, header, interleave, paired, ratio, show
+
+from valex import replay as replays
+from valex.device import set_up_jax
+from valex.models.oracle import make_oracle
+from valex.settings import CriticConfig, EnvConfig, RunConfig, SACConfig, TrainConfig
+from valex.train import Parts, TrainState, make_parts, make_program
+
+BATCH, HORIZONS = 256, (1, 3, 5, 10)
+TASKS = ("pendulum:64,64", "pendulum:256,256", "hopper:256,256")
+
+
+def loop(body: Callable, count: int) -> Callable:
+    """Compile `count` turns of carry -> body(i, carry) into one program."""
+    return jax.jit(lambda carry: jax.lax.fori_loop(0, count, body, carry))
+
+
+def timer(function: Callable, carry: object, count: int) -> Callable[[], float]:
+    """Return a function that measures the seconds of one turn."""
+    compiled = function.lower(carry).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    jax.block_until_ready(compiled(carry))
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(compiled(carry))
+        return (time.perf_counter() - begin) / count
+
+    return seconds
+
+
+def update_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], float]:
+    """Time one update: draw a batch, then every gradient and optimiser step of the agent."""
+
+    def body(i, agent_state):
+        sample_key, key = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
+        batch = replays.sample_sequences(state.replay, sample_key, BATCH, parts.window)
+        return parts.agent.update(agent_state, key, batch, ())[0]
+
+    return timer(loop(body, count), state.agent, count)
+
+
+def oracle_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], float]:
+    """Time one oracle step of a whole batch, started from replayed states, under varying actions."""
+    model = make_oracle(parts.env)
+    batch = jax.tree.map(lambda x: x[0], replays.sample_sequences(state.replay, jax.random.key(2), BATCH, 1))
+    start = jax.jit(lambda: model.start((), jax.random.key(0), batch.next_obs, batch.next_sim_state))()
+
+    def body(i, carry):
+        sim, action = carry
+        sim, out = model.step((), jax.random.fold_in(jax.random.key(3), i), sim, action)
+        return sim, jnp.where(out.reward[:, None] > 1e9, 0.0, -action)  # reads the step, so that nothing is left out
+
+    return timer(loop(body, count), (start, batch.action), count)
+
+
+def policy_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], float]:
+    """Time one sample of the policy with its log-probability for a whole batch of observations."""
+    bootstrap = parts.agent.bootstrap(state.agent)
+    batch = replays.sample_sequences(state.replay, jax.random.key(2), BATCH, 1)
+
+    def body(i, carry):
+        obs, total = carry
+        sample = bootstrap.act(jax.random.fold_in(jax.random.key(4), i), obs)
+        return obs + 1e-6 * sample.action[:, :1], total + sample.log_prob
+
+    return timer(loop(body, count), (batch.obs[0], jnp.zeros(BATCH)), count)
+
+
+def measure(task: str, horizons: tuple[int, ...], seconds: float, rounds: int) -> None:
+    """Time every part for one task and print the ratios of all horizons."""
+    name, text = task.split(":")
+    hidden = tuple(int(x) for x in text.split(","))
+    base = RunConfig(EnvConfig(name), SACConfig(hidden=hidden), train=TrainConfig(env_steps=4_000, warmup_steps=2_000))
+    expanded = {h: replace(base, critic=CriticConfig("h_step", "model", h)) for h in horizons}
+    # One state for all: it holds the simulator states, which plain SAC does not read.
+    state = make_program(expanded[horizons[0]]).start(jnp.uint32(0))
+    parts = {0: make_parts(base)} | {h: make_parts(config) for h, config in expanded.items()}
+
+    def sized(make: Callable, own: Parts) -> Callable[[], float]:
+        """Choose how many turns take about `seconds`."""
+        return make(own, state, max(1, round(seconds / make(own, state, 2)())))
+
+    contestants = {"sac update": sized(update_loop, parts[0])}
+    contestants |= {f"ce update H={h}": sized(update_loop, parts[h]) for h in horizons}
+    contestants |= {"oracle step": sized(oracle_loop, parts[0]), "policy sample": sized(policy_loop, parts[0])}
+    times: Times = interleave(contestants, rounds)
+    print(f"## {name}, nets {'x'.join(map(str, hidden))}, batch {BATCH}")
+    show(times, "us", lambda s: 1e6 * s)
+    label = f"{name}_{'x'.join(map(str, hidden))}"
+    for h in horizons:
+        ce = f"ce update H={h}"
+        one = paired(times, lambda s, h=h, ce=ce: s[ce] / (s["sac update"] + h * s["oracle step"]))
+        two = paired(
+            times, lambda s, h=h, ce=ce: s[ce] / (s["sac update"] + h * (s["oracle step"] + s["policy sample"]))
+        )
+        ratio(f"ce_over_sac_and_oracle_{label}_H{h}", one, at_most=1.15)
+        ratio(f"ce_over_sac_oracle_and_policy_{label}_H{h}", two, at_most=1.15)
+
+
+def main() -> None:
+    """Measure every task."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", action="append", help=f"env:widths, may be repeated; default {' '.join(TASKS)}")
+    parser.add_argument("--horizon", type=int, action="append", help="may be repeated; default 1 3 5 10")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of every timed loop")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each part")
+    args = parser.parse_args()
+    header("critic expansion against its parts")
+    set_up_jax()
+    for task in args.task or TASKS:
+        measure(task, tuple(args.horizon or HORIZONS), args.seconds, args.rounds)
+    footer()
+
+
+if __name__ == "__main__":
+    main()

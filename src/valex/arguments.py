@@ -1,0 +1,152 @@
+"""The options of every command, and the way from words to them: three spellings of a field, errors of one line."""
+
+import contextlib
+import io
+import os
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from valex.config import TYPES, flatten
+from valex.settings import RunConfig
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class UsageError(ValueError):
+    """A command line that cannot be: one line that names the field and what is allowed."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the runs go, and how they are run."""
+
+    out: Path | None = None
+    """Folder of the run directories; the default is runs/train or runs/<study>-<preset>."""
+    workers: int = 0
+    """Worker processes (>= 0); 0 takes one per core on a CPU and one in all on an accelerator."""
+    device: Device = "auto"
+    """Where jax computes; cuda fails loudly where there is none."""
+    quiet: bool = False
+    """Print nothing but errors and the final table."""
+    json: bool = False
+    """Print the summary as one JSON object on stdout."""
+    dry_run: bool = False
+    """Print the runs, and for a study their estimated cost on this machine, and stop."""
+    tensorboard: bool = False
+    """Log to TensorBoard in each run directory as well; needs valex[tensorboard]."""
+    wandb: bool = False
+    """Log to Weights & Biases as well; needs valex[wandb]."""
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train one config, for one or many seeds."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    options: Annotated[RunOptions, tyro.conf.arg(name="")]
+    seeds: tuple[int, ...] = ()
+    """Seeds to train; empty trains --seed alone."""
+
+
+@dataclass(frozen=True)
+class StudyCommand:
+    """Run every config of a study's preset, then write its report. Finished runs are skipped."""
+
+    options: Annotated[RunOptions, tyro.conf.arg(name="")]
+    preset: str = "quick"
+    """Size of the grid, one of the study's presets (smoke, quick, paper)."""
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write the report of the runs in a folder: one HTML file, PNG and CSV of every figure."""
+
+    root: Annotated[Path, tyro.conf.Positional]
+    """Folder that holds the run directories."""
+    out: Path | None = None
+    """Folder of the report; the default is DIR/report."""
+    few_seeds: bool = False
+    """Report intervals even below 3 seeds."""
+
+
+_BARE = re.compile(r"[A-Za-z_][\w.-]*")  # the a.b of a.b=v
+_FLAGS = {name for name, hint in TYPES.items() if hint is bool}
+_FLAGS |= {f.name for cls in (RunOptions, StudyCommand, ReportCommand) for f in fields(cls) if f.type is bool}
+_LISTS = {name for name, value in flatten(RunConfig()) if isinstance(value, tuple)} | {"seeds"}
+_OPTIONAL = {name for name, value in flatten(RunConfig()) if value is None}
+
+
+def _field(token: str) -> str | None:
+    """Return the dotted field that --a.b names, None if the token is no such thing."""
+    return token[2:].replace("-", "_") if token.startswith("--") else None
+
+
+def _values(field: str, text: str) -> list[str]:
+    """Return the words that stand for one value: commas part a list, true, false and none as Python spells them."""
+    if field in _LISTS:
+        return [word for word in text.split(",") if word]
+    if (field in _FLAGS and text.lower() in ("true", "false")) or (field in _OPTIONAL and text.lower() == "none"):
+        return [text.capitalize()]
+    return [text]
+
+
+def normalize_arguments(arguments: list[str]) -> list[str]:
+    """Rewrite a.b=v and --a.b=v as --a.b v, comma lists as several words, a bare switch as --switch True, -q as --quiet."""
+    result: list[str] = []
+    field, pending = "", False  # the field that values belong to; whether it still waits for its first
+    for argument in ["--quiet" if a == "-q" else a for a in arguments]:
+        name, equals, value = argument.partition("=")
+        if equals and (not pending or field in _FLAGS) and _BARE.fullmatch(name):
+            name = argument = f"--{name}"
+        new = _field(name) if equals else _field(argument)
+        if new is None:
+            if pending and field in _FLAGS and argument.lower() not in ("true", "false"):
+                result.append("True")
+            result += _values(field, argument)
+            pending = False
+            continue
+        if pending and field in _FLAGS:
+            result.append("True")
+        field, pending = new, not equals
+        result += [name, *_values(field, value)] if equals else [argument]
+    return result + (["True"] if pending and field in _FLAGS else [])
+
+
+def parse(cls: Any, arguments: list[str], default: Any, prog: str) -> Any:
+    """Parse with tyro. Raises UsageError with one line instead of tyro's box."""
+    words, helping = normalize_arguments(arguments), bool({"-h", "--help"} & set(arguments))
+    before, errors = os.environ.get("COLUMNS"), io.StringIO()
+    if not helping:
+        os.environ["COLUMNS"] = "2000"  # so that tyro does not break its message over lines
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                cls, args=words, default=default, prog=prog, description=cls.__doc__, use_underscores=True,
+                config=(tyro.conf.FlagConversionOff,),
+            )  # fmt: skip
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(one_line(errors.getvalue(), prog)) from None
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def one_line(box: str, prog: str) -> str:
+    """Condense tyro's boxed error to one line that names the field and what is allowed."""
+    rows = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
+    rule = next((i for i, row in enumerate(rows) if row.startswith("──")), len(rows))
+    message = " ".join(rows[:rule]) or box.strip().replace("\n", " ")
+    options = [row for row in rows[rule:] if row.startswith("--")]
+    if message.startswith("Unrecognized"):
+        flag = message.split(":", 1)[-1].split(",")[0].strip()
+        hint = f"; did you mean {options[0]}?" if options else ""
+        return f"{flag}: unknown field{hint} ({prog} --help lists all)"
+    return message + (f"; allowed: {options[0]}" if options and "allowed" not in message else "")

@@ -1,0 +1,176 @@
+"""The report: read the stored runs, draw, judge, and write one self-contained page beside its PNG and CSV files."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from valex.config import run_id
+from valex.report import page
+from valex.report.figures import Picture, as_csv, draw, plate_rows
+from valex.store import StoredRun, read_json, read_runs, write_bytes
+from valex.studies.base import Plate, Study, Verdict
+from valex.studies.cells import Grid, arm_name, make_grid
+from valex.studies.judge import judge
+from valex.studies.results import Row, results
+from valex.tables import STUDIES, load
+
+ORDER = {"failed": 0, "interrupted": 1, "running": 2, "finished": 3}  # of the list of runs
+
+
+class Drawn(NamedTuple):
+    """One figure, drawn."""
+
+    name: str
+    title: str
+    caption: str
+    picture: Picture
+    plate: Plate
+
+
+def study_of(root: Path) -> Study:
+    """Return the study that a folder is named after, or the horizon study, which can read any runs."""
+    name = root.resolve().name
+    return load(STUDIES, name if name in STUDIES else "horizon")
+
+
+def preset_of(study: Study, runs: list[StoredRun]) -> tuple[str, int]:
+    """Return (preset, runs it still lacks): the one that declares most of the runs; ("", 0) where none declares any."""
+    present = {run.path.name for run in runs}
+    declared = {name: {run_id(config) for config in preset()} for name, preset in study.presets.items()}
+    best = max(declared, key=lambda name: len(declared[name] & present))
+    return (best, len(declared[best] - present)) if declared[best] & present else ("", 0)
+
+
+def draw_figures(study: Study, grid: Grid) -> tuple[list[Drawn], list[str]]:
+    """Return the figures that have data, and why the rest is left out."""
+    drawn, left_out = [], []
+    for figure in study.figures:
+        plate = figure.plate(grid)
+        left_out += plate.left_out
+        if plate.panels:
+            drawn.append(Drawn(figure.name, figure.title, figure.caption, draw(figure.title, plate), plate))
+    return drawn, left_out
+
+
+def facts(study: Study, runs: list[StoredRun]) -> list[tuple[str, str]]:
+    """Return what was run: study, preset, counts, and what meta.json says of versions, device, commit and command."""
+    preset, missing = preset_of(study, runs)
+    states = Counter(run.status.get("state", "unknown") for run in runs)
+    found = [("study", study.name), ("preset", preset or "none of this study's presets")]
+    counts = ", ".join(
+        f"{states[state]} {state}" for state in sorted(states, key=lambda s: ORDER.get(s, 2), reverse=True)
+    )
+    lacking = f"; {missing} more of the preset not started" if missing else ""
+    found.append(("runs", f"{len(runs)} ({counts}){lacking}"))
+    seen: dict[str, list[str]] = {}
+    for run in runs:
+        meta = read_json(run.path / "meta.json")
+        for key, value in meta.items():
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            seen.setdefault(key, []).append(text)
+    for key in ("command", "versions", "device", "cores", "commit"):
+        texts = [text for text, _ in Counter(seen.get(key, [])).most_common()]
+        if texts:
+            found.append((key, " | ".join(texts[:3]) + (f" | and {len(texts) - 3} more" if len(texts) > 3 else "")))
+    return found
+
+
+def message(run: StoredRun) -> str:
+    """Return what a run's status says."""
+    return str(run.status.get("message", ""))
+
+
+def result_dicts(rows: list[Row]) -> list[dict[str, Any]]:
+    """Return the results table as rows of results.csv (units of return)."""
+    return [
+        {"env": r.env, "arm": r.arm, "horizon": r.horizon}
+        | {"finished": r.finished, "failed": r.failed, "unfinished": r.unfinished}
+        | {
+            f"{name}_{part}": float(value)
+            for name, found in (("final_iqm", r.final), ("auc_iqm", r.auc), ("p_auc_above_h0", r.better))
+            for part, value in zip(("value", "low", "high"), found, strict=True)
+        }
+        for r in rows
+    ]
+
+
+def claim_dicts(study: Study, verdicts: list[Verdict]) -> list[dict[str, Any]]:
+    """Return the verdicts as rows of claims.csv."""
+    texts = {claim.id: claim for claim in study.claims}
+    return [
+        {
+            "claim": v.claim,
+            "text": texts[v.claim].text,
+            "source": texts[v.claim].source,
+            "statistic": texts[v.claim].statistic,
+            "env": v.env,
+            "quantity": v.statistic,
+            "value": v.value,
+            "low": v.low,
+            "high": v.high,
+            "seeds": v.n,
+            "diverged": v.failed,
+            "verdict": v.verdict,
+            "reason": v.reason,
+        }
+        for v in verdicts
+    ]
+
+
+def run_rows(runs: list[StoredRun]) -> list[tuple[str, str, str, str]]:
+    """Return (run, state, env steps reached, message) of every run, those that did not finish first."""
+    rows = []
+    for run in sorted(runs, key=lambda run: (ORDER.get(run.status.get("state", ""), 2), run.path.name)):
+        steps = run.metrics.get("env_steps", np.zeros(0))
+        reached = f"{int(steps[-1]):,} of {run.config.train.env_steps:,}" if len(steps) else "none logged"
+        rows.append((run.path.name, str(run.status.get("state", "unknown")), reached, message(run)))
+    return rows
+
+
+def render(study: Study, runs: list[StoredRun], root: Path) -> tuple[str, dict[str, bytes]]:
+    """Return the page and the files beside it (name to content)."""
+    grid = make_grid(runs)
+    rows = results(grid)
+    verdicts = [verdict for claim in study.claims for verdict in judge(claim, grid)]
+    drawn, left_out = draw_figures(study, grid)
+    files = {"results.csv": as_csv(result_dicts(rows)), "claims.csv": as_csv(claim_dicts(study, verdicts))}
+    for figure in drawn:
+        files |= {f"{figure.name}.png": figure.picture.png, f"{figure.name}.csv": as_csv(plate_rows(figure.plate))}
+    figures = [page.figure(f.name, f.title, f.caption, f.picture) for f in drawn]
+    sections = [
+        page.facts(facts(study, runs)),
+        page.section("results", "Results", page.results(rows, arm_name)),
+        page.section("claims", "Claims", page.claims(study, verdicts)),
+        page.section("figures", "Figures", "\n".join(figures) or "<p>No figure has data yet.</p>"),
+        page.section("runs", "Runs", page.runs(run_rows(runs))),
+        page.section("left-out", "Left out", page.bullets(grid.left_out + left_out, "Nothing.")),
+    ]
+    return page.document(study, root.resolve().name, Counter(v.verdict for v in verdicts), sections), files
+
+
+def write_report(root: Path, out: Path | None = None) -> Path:
+    """Write `out`/index.html (default: root/report) with a PNG and a CSV per figure, results.csv and claims.csv.
+
+    Reads the run directories directly below `root` and nothing else. Each file is replaced at once, the page last;
+    files of figures that no longer have data are removed. Returns the path of the page. Raises ValueError if there are
+    no runs, OSError if the folder cannot be written.
+    """
+    root = Path(root)
+    out = root / "report" if out is None else Path(out)
+    runs = read_runs(root) if root.is_dir() else []
+    if not runs:
+        raise ValueError(f"{root}: no runs here; make some with `valex study horizon --preset smoke --out {root}`")
+    study = study_of(root)
+    text, files = render(study, runs, root)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_bytes(out / name, content)
+    for figure in study.figures:
+        for suffix in (".png", ".csv"):
+            if figure.name + suffix not in files:
+                (out / (figure.name + suffix)).unlink(missing_ok=True)
+    index = out / "index.html"
+    write_bytes(index, text.encode())
+    return index

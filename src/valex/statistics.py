@@ -1,0 +1,154 @@
+"""Aggregates over seeds and environments with their uncertainty; numpy and scipy only.
+
+Sources: interquartile mean, stratified percentile bootstrap and probability of improvement as in Agarwal et al. 2021,
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264). Expanded percentile interval
+as in Hesterberg 2015, "What Teachers Should Know About the Bootstrap" (arXiv 1411.5279).
+
+Coverage of a nominal 95 % interval of the IQM, simulated on normal data (tests/test_statistics.py repeats 5 and 9):
+n = 5: percentile 90 %, expanded 93 %; n = 9: percentile 93 %, expanded 97 %; n = 15: 95 % and 97 %.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """A statistic and its bootstrap interval, in the unit of the data."""
+
+    value: Any  # [...] float: the statistic of the data itself
+    low: Any  # [...] lower end; NaN where fewer than two values leave nothing to resample
+    high: Any  # [...] upper end
+
+
+def iqm(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the interquartile mean along `axis`: the mean of what is left after floor(n/4) values at either end go.
+
+    IQM = 1/(n - 2k) sum_{i=k+1}^{n-k} x_(i), k = floor(n/4), x_(i) the i-th smallest; equals
+    scipy.stats.trim_mean(values, 0.25). n < 4 is the plain mean. Agarwal et al. 2021.
+    """
+    values = np.sort(np.asarray(values, float), axis=axis)
+    n = values.shape[axis]
+    return np.mean(np.take(values, range(n // 4, n - n // 4), axis=axis), axis=axis)
+
+
+def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the arithmetic mean along `axis`."""
+    return np.mean(np.asarray(values, float), axis=axis)
+
+
+def area_under_curve(steps: np.ndarray, returns: np.ndarray) -> np.ndarray:
+    """Return 1/(x_T - x_1) integral of y dx by trapezoids: the mean height of a learning curve, in units of return.
+
+    `steps` [T] rising (environment steps), `returns` [..., T]; result [...]. Raises ValueError where fewer than two
+    points, steps that do not rise, or values that are not finite make the area meaningless.
+    """
+    steps, returns = np.asarray(steps, float), np.asarray(returns, float)
+    if steps.ndim != 1 or len(steps) < 2 or returns.shape[-1] != len(steps):
+        raise ValueError(f"area_under_curve: needs 2 or more points, got {steps.shape} steps, {returns.shape} returns")
+    if not np.all(np.diff(steps) > 0):
+        raise ValueError("area_under_curve: steps must rise")
+    if not np.all(np.isfinite(returns)):
+        raise ValueError("area_under_curve: returns that are not finite have no area")
+    return np.trapezoid(returns, steps, axis=-1) / (steps[-1] - steps[0])
+
+
+def tail(confidence: float, sizes: Sequence[int], expanded: bool) -> float:
+    """Return the quantile level q of an interval [q, 1 - q] of a bootstrap distribution.
+
+    Percentile: q = (1 - confidence)/2. Expanded: q = Phi(-sqrt(n/(n-1)) t_{nu, (1+confidence)/2}), which undoes the
+    narrowness of the bootstrap at small n (the resampling variance is (n-1)/n of the unbiased one, and normal instead
+    of t quantiles). n is the smallest stratum, nu = sum(n_e - 1). Hesterberg 2015.
+    """
+    upper = 0.5 * (1.0 + confidence)
+    n, freedom = min(sizes), sum(size - 1 for size in sizes)
+    if not expanded or n < 2:
+        return 1.0 - upper
+    return float(special.ndtr(-np.sqrt(n / (n - 1)) * special.stdtrit(freedom, upper)))
+
+
+def resample(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return rows of `values` [n, ...] drawn with replacement, [resamples, n, ...]."""
+    n = len(values)
+    return np.asarray(values, float)[rng.integers(0, n, (resamples, n))]
+
+
+def stratified_bootstrap(
+    strata: Sequence[np.ndarray],
+    statistic: Callable = iqm,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int | np.random.Generator = 0,
+    expanded: bool = False,
+) -> Interval:
+    """Return statistic(all values) with a stratified bootstrap interval (percentile, or expanded percentile).
+
+    `strata` holds one array [n_e, ...] per environment: n_e seeds, any equal trailing axes (steps of a learning
+    curve). Seeds are drawn with replacement WITHIN each environment, pooled, and `statistic(values, axis)` is taken
+    over the pool; values of several environments must share a scale. One value per stratum gives no interval (NaN).
+    Raises ValueError on an empty stratum. Agarwal et al. 2021.
+    """
+    strata = [np.asarray(values, float) for values in strata]
+    if not strata or min(len(values) for values in strata) == 0:
+        raise ValueError("stratified_bootstrap: every stratum needs a value")
+    value = statistic(np.concatenate(strata), axis=0)
+    if max(len(values) for values in strata) < 2:
+        nothing = np.full(np.shape(value), np.nan)
+        return Interval(value, nothing, nothing)
+    rng = np.random.default_rng(seed)
+    draws = statistic(np.concatenate([resample(values, resamples, rng) for values in strata], axis=1), axis=1)
+    q = tail(confidence, [len(values) for values in strata], expanded)
+    low, high = np.quantile(draws, [q, 1.0 - q], axis=0)
+    return Interval(value, low, high)
+
+
+def paired_bootstrap(
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    statistic: Callable = iqm,
+    confidence: float = 0.95,
+    seed: int | np.random.Generator = 0,
+    expanded: bool = False,
+) -> Interval:
+    """Return statistic(first - second), seed by seed, with its stratified bootstrap interval.
+
+    Both hold one array [n_e] per environment in the same order of seeds; pairs are resampled together, so what the
+    seeds share cancels. Raises ValueError if the shapes differ.
+    """
+    pairs = list(zip(first, second, strict=True))
+    if any(np.shape(a) != np.shape(b) for a, b in pairs):
+        raise ValueError("paired_bootstrap: every value needs its partner of the same seed")
+    differences = [np.asarray(a, float) - np.asarray(b, float) for a, b in pairs]
+    return stratified_bootstrap(differences, statistic, confidence, seed=seed, expanded=expanded)
+
+
+def superiority(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return mean_{ij} [1(x_i > y_j) + 1/2 1(x_i = y_j)] over the last axes of x [..., n], y [..., m]."""
+    x, y = np.asarray(x, float)[..., :, None], np.asarray(y, float)[..., None, :]
+    return np.mean((x > y) + 0.5 * (x == y), axis=(-2, -1))
+
+
+def probability_of_improvement(
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int | np.random.Generator = 0,
+) -> Interval:
+    """Return P(X > Y) = 1/E sum_e mean_{ij} [1(x_i > y_j) + 1/2 1(x_i = y_j)] with a percentile bootstrap interval.
+
+    `first` and `second` hold one array of seeds per environment, [n_e] and [m_e]; seeds need not pair. 0.5 is no
+    improvement. Seeds of both are resampled within each environment. Agarwal et al. 2021.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = list(zip(first, second, strict=True))
+    value = float(np.mean([superiority(x, y) for x, y in pairs]))
+    if max(min(len(x), len(y)) for x, y in pairs) < 2:
+        return Interval(value, np.nan, np.nan)
+    draws = [superiority(resample(x, resamples, rng), resample(y, resamples, rng)) for x, y in pairs]
+    low, high = np.quantile(np.mean(draws, axis=0), [0.5 * (1 - confidence), 0.5 * (1 + confidence)])
+    return Interval(value, float(low), float(high))

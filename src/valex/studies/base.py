@@ -1,0 +1,103 @@
+"""The records that a study is made of. Figures are described here as numbers; `valex.report.figures` draws them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from valex.settings import RunConfig
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
+class Series(NamedTuple):
+    """One line of a panel; arrays all [K]."""
+
+    label: str  # in the legend; "" keeps it out
+    colour: str  # "H3" for a horizon, an arm ("sac-ce"), or a part ("rollout"): one colour everywhere
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None  # interval, in the unit of y; drawn as a band (lines) or bars (points)
+    high: np.ndarray | None = None
+    n: int | tuple[int, ...] = 0  # seeds behind the series, or behind each of its points
+    style: str = "line"  # line | points | failed (a run that stopped: thin, ends in a cross)
+
+
+class Panel(NamedTuple):
+    """One pair of axes."""
+
+    title: str
+    xlabel: str  # with unit
+    ylabel: str  # with unit
+    series: list[Series]
+    x_scale: str = "linear"  # linear | horizon (0 and a log axis, ticks at the horizons) | category (x_ticks are names)
+    x_ticks: tuple[tuple[float, str], ...] = ()
+    log_y: bool = False
+    rules: tuple[tuple[float, str], ...] = ()  # horizontal reference lines (y, label)
+
+
+class Plate(NamedTuple):
+    """The panels of a figure, row by row, and what could not be drawn."""
+
+    panels: list[Panel]
+    columns: int
+    note: str  # above the panels: statistic, interval, n, estimator
+    left_out: list[str]  # what is missing and why, one line each
+
+
+class Figure(NamedTuple):
+    """A figure of a study, drawn from its cells only."""
+
+    name: str  # file name without suffix
+    title: str
+    caption: str  # how to read it
+    plate: Callable  # (Grid) -> Plate; a plate without panels is left out and its reasons are listed
+
+
+class Component(NamedTuple):
+    """One measured quantity of a claim."""
+
+    label: str  # the same in every environment
+    values: np.ndarray  # [n] one per seed that finished everything the quantity needs
+    failed: int = 0  # seeds lost because a run that the quantity needs diverged
+    detail: str = ""  # what is particular to this environment
+    limit: str = ""  # why this quantity can support the claim but not speak against it; "" if it can
+
+
+class Claim(NamedTuple):
+    """A statement of the literature with its operational test."""
+
+    id: str  # as in the specification, a letter where a claim has several parts
+    text: str
+    source: str  # who says so, and whose test this is
+    statistic: str  # what is measured per seed
+    region: tuple[float, float]  # the claim says that the statistic lies strictly inside
+    measure: Callable  # (Grid, env) -> list[Component], or a line of text why there is nothing to measure
+    envs: tuple[str, ...] = ()  # environments that the claim is about; () for all
+
+
+class Verdict(NamedTuple):
+    """What the runs say about a claim in one environment, or pooled over several."""
+
+    claim: str
+    env: str  # "pooled" over environments
+    statistic: str  # the component that decided
+    value: float  # IQM over seeds
+    low: float
+    high: float
+    n: int  # finished seeds (paired)
+    failed: int  # seeds lost because a run diverged
+    verdict: str  # SUPPORTED | NOT_SUPPORTED | UNDECIDED
+    reason: str
+
+
+class Study(NamedTuple):
+    """What is run, and what is read off it."""
+
+    name: str
+    title: str
+    summary: str
+    presets: dict[str, Callable[[], list[RunConfig]]]
+    figures: tuple[Figure, ...]
+    claims: tuple[Claim, ...]
+    remarks: tuple[str, ...] = ()  # what the report says under the claims

@@ -1,0 +1,213 @@
+"""Stored runs sorted into cells (environment, arm, horizon), and the numbers read off one run.
+
+An arm is an algorithm with its settings other than the horizon; H = 0 is the arm "sac" and belongs to every arm. Runs
+in one environment are compared only if they agree in everything but seed, arm and horizon.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from valex.config import PRESETS, algorithm, canonical, flatten, horizon
+from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, ModelConfig, RunConfig, StoreConfig
+from valex.statistics import area_under_curve
+from valex.store import StoredRun
+
+BASELINE = "sac"
+ARM_NAMES = {
+    "sac": "SAC (H = 0)",
+    "sac-ce": "critic expansion (CE)",
+    "sac-ae": "actor expansion (AE)",
+    "sac-retrace": "Retrace",
+}
+RETURN = "eval/episode_return"
+
+
+class Cell(NamedTuple):
+    """The runs of one environment, arm and horizon, by seed."""
+
+    env: str
+    arm: str
+    horizon: int
+    finished: dict[int, StoredRun]
+    failed: dict[int, StoredRun]  # stopped by a number that was not finite
+    unfinished: dict[int, StoredRun]  # running or interrupted
+
+
+class Grid(NamedTuple):
+    """All cells of a report."""
+
+    cells: dict[tuple[str, str, int], Cell]
+    left_out: list[str]  # runs that were not compared, and why
+    floor: bool = False  # True: a failed run scores the lowest return seen in its environment; False: it has no score
+
+
+def arm(config: RunConfig) -> str:
+    """Return the algorithm, with those of its settings that differ from its preset: "sac-ce critic.particles=8"."""
+    config = canonical(config)
+    name = algorithm(config)
+    if name == BASELINE:
+        return name
+    usual = PRESETS.get(name, RunConfig(critic=CriticConfig(config.critic.rule, config.critic.source)))
+    ours, theirs = dict(flatten(config)), dict(flatten(canonical(usual)))
+    settings = [n for n in ours if n.startswith(("critic.", "actor.", "model.")) and not n.endswith(".horizon")]
+    return " ".join([name, *(f"{n}={ours[n]}" for n in settings if ours[n] != theirs[n])])
+
+
+def arm_name(name: str) -> str:
+    """Return the arm in words."""
+    base, _, settings = name.partition(" ")
+    return " ".join(part for part in (ARM_NAMES.get(base, base), settings) if part)
+
+
+def condition(config: RunConfig) -> RunConfig:
+    """Return what two runs must share to be compared: everything but seed, arm, horizon, diagnostics and storage."""
+    return replace(
+        config,
+        seed=0,
+        critic=CriticConfig(),
+        actor=ActorConfig(),
+        model=ModelConfig(),
+        diagnostics=DiagnosticsConfig(),
+        store=StoreConfig(),
+    )
+
+
+def make_grid(runs: Iterable[StoredRun]) -> Grid:
+    """Sort runs into cells. Where an environment was run under several conditions, the one with most runs counts."""
+    runs, cells, left_out = list(runs), {}, []
+    count = Counter(condition(run.config) for run in runs)
+    best = {}
+    for shared, _ in count.most_common():
+        best.setdefault(shared.env.name, shared)
+    for shared, number in count.items():
+        if shared != best[shared.env.name]:
+            ours, usual = dict(flatten(shared)), dict(flatten(best[shared.env.name]))
+            differ = ", ".join(f"{k} = {v} (not {usual[k]})" for k, v in ours.items() if v != usual[k])
+            left_out.append(f"{number} run(s) in {shared.env.name} with other settings than the rest: {differ}")
+    for run in runs:
+        if condition(run.config) == best[run.config.env.name]:
+            key = (run.config.env.name, arm(run.config), horizon(run.config))
+            cell = cells.setdefault(key, Cell(*key, {}, {}, {}))
+            state = run.status.get("state", "running")
+            group = {"finished": cell.finished, "failed": cell.failed}.get(state, cell.unfinished)
+            if state == "finished" and len(evaluations(run)[0]) < 2:
+                left_out.append(f"{run.path.name}: fewer than two evaluations, so no learning curve")
+                continue
+            group[run.config.seed] = run
+    return Grid(cells, left_out)
+
+
+def envs(grid: Grid) -> list[str]:
+    """Return the environments, in the order of the runs."""
+    return list(dict.fromkeys(env for env, _, _ in grid.cells))
+
+
+def arms(grid: Grid, env: str | None = None) -> list[str]:
+    """Return the arms of one or all environments, known ones first; the baseline only if there is nothing else."""
+    found = list(dict.fromkeys(a for e, a, _ in grid.cells if env in (None, e)))
+    ordered = [a for a in ARM_NAMES if a in found] + [a for a in found if a not in ARM_NAMES]
+    return [a for a in ordered if a != BASELINE] or ordered
+
+
+def cell(grid: Grid, env: str, arm: str, h: int) -> Cell | None:
+    """Return a cell, H = 0 of any arm being the baseline, or None."""
+    return grid.cells.get((env, BASELINE if h == 0 else arm, h))
+
+
+def horizons(grid: Grid, env: str, arm: str) -> list[int]:
+    """Return the horizons of an arm in rising order, with 0 where the baseline was run."""
+    found = {h for e, a, h in grid.cells if e == env and a == arm}
+    return sorted(found | ({0} if (env, BASELINE, 0) in grid.cells else set()))
+
+
+def curve(run: StoredRun, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (env_steps, values) of a metric where it is finite, both [K]."""
+    if key not in run.metrics:
+        return np.zeros(0), np.zeros(0)
+    keep = np.isfinite(run.metrics[key])
+    return run.metrics["env_steps"][keep], run.metrics[key][keep]
+
+
+def evaluations(run: StoredRun) -> tuple[np.ndarray, np.ndarray]:
+    """Return (env_steps, episode_return) of every evaluation."""
+    return curve(run, RETURN)
+
+
+def shared_curve(runs: Iterable[StoredRun], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the env_steps [K] that all runs with this metric logged, and its values [n, K]."""
+    curves = [c for c in (curve(run, key) for run in runs) if len(c[0])]
+    if not curves:
+        return np.zeros(0), np.zeros((0, 0))
+    steps = curves[0][0]
+    for xs, _ in curves[1:]:
+        steps = np.intersect1d(steps, xs)
+    return steps, np.array([ys[np.isin(xs, steps)] for xs, ys in curves]).reshape(len(curves), len(steps))
+
+
+def auc(run: StoredRun) -> float:
+    """Return the mean height of the learning curve (units of return)."""
+    return float(area_under_curve(*evaluations(run)))
+
+
+def final(run: StoredRun) -> float:
+    """Return the LAST evaluation (units of return); never the best."""
+    return float(evaluations(run)[1][-1])
+
+
+def update_seconds(run: StoredRun) -> float:
+    """Return the median seconds per update over the run, collection and evaluation included; NaN if never timed."""
+    seconds = run.time.get("time/update_s", np.zeros(0))
+    seconds = seconds[np.isfinite(seconds)]
+    return float(np.median(seconds)) if len(seconds) else np.nan
+
+
+def log10_mean(run: StoredRun, key: str) -> float:
+    """Return the mean of log10 of a metric over the positive records of a run; NaN without any."""
+    values = curve(run, key)[1]
+    return float(np.mean(np.log10(values[values > 0]))) if np.any(values > 0) else np.nan
+
+
+def return_bounds(grid: Grid, env: str) -> tuple[float, float]:
+    """Return the lowest and highest evaluation of the finished runs of an environment: floor and scale of scores."""
+    groups = [c.finished for (e, _, _), c in grid.cells.items() if e == env]
+    seen = np.concatenate([[np.nan], *(evaluations(run)[1] for group in groups for run in group.values())])
+    return (float(np.nanmin(seen)), float(np.nanmax(seen))) if np.any(np.isfinite(seen)) else (np.nan, np.nan)
+
+
+def scores(grid: Grid, env: str, arm: str, h: int, measure: Callable[[StoredRun], float] = auc) -> dict[int, float]:
+    """Return measure(run) by seed over the finished runs of a cell; NaN is dropped.
+
+    With grid.floor, failed runs count as well, at the lowest return of a finished one (returns and areas only).
+    """
+    found = cell(grid, env, arm, h)
+    if found is None:
+        return {}
+    result = {seed: measure(run) for seed, run in found.finished.items()}
+    if grid.floor and measure in (auc, final):
+        result |= dict.fromkeys(found.failed, return_bounds(grid, env)[0])
+    return {seed: value for seed, value in sorted(result.items()) if np.isfinite(value)}
+
+
+class Paired(NamedTuple):
+    """One row per requested cell, one column per seed that every cell has."""
+
+    values: np.ndarray  # [cells, n]
+    failed: int  # seeds missing from the columns because one of their runs diverged
+
+
+def paired(
+    grid: Grid, env: str, cells: list[tuple[str, int]], measure: Callable[[StoredRun], float] = auc
+) -> Paired | str:
+    """Return measure(run) over cells (arm, horizon) for the seeds that finished in all, or why there is nothing."""
+    missing = [f"{arm_name(a)} at H = {h}" for a, h in cells if cell(grid, env, a, h) is None]
+    if missing:
+        return f"not run in this preset: {', '.join(missing)}"
+    columns = [scores(grid, env, a, h, measure) for a, h in cells]
+    seeds = sorted(set.intersection(*(set(column) for column in columns)))
+    lost = {seed for a, h in cells if (found := cell(grid, env, a, h)) for seed in found.failed} - set(seeds)
+    values = np.array([[column[seed] for seed in seeds] for column in columns]).reshape(len(columns), len(seeds))
+    return Paired(values, len(lost))

@@ -1,0 +1,131 @@
+"""Does a longer rollout horizon pay? Critic expansion, actor expansion and Retrace over a grid of horizons and seeds.
+
+Source of the published grid: "Diminishing Return of Value Expansion Methods" (arXiv 2412.20537) as released with its
+ICLR version; see docs/equations.md for the targets. H counts model steps; H = 0 is plain SAC, one cell for all arms.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from valex.config import PRESETS
+from valex.settings import DiagnosticsConfig, EnvConfig, EvalConfig, RunConfig, SACConfig, TrainConfig
+from valex.studies.base import Study
+from valex.studies.horizon_claims import AE, CE, CLAIMS, REMARKS, RETRACE
+from valex.studies.horizon_diagnostics import DIAGNOSTIC_FIGURES
+from valex.studies.horizon_figures import RETURN_FIGURES
+
+
+def at_horizon(base: RunConfig, arm: str, h: int) -> RunConfig:
+    """Return `base` with the critic and actor of an arm at horizon h >= 1; arm is a preset of valex.config."""
+    preset = PRESETS[arm]
+    if arm == AE:
+        return replace(base, actor=replace(preset.actor, horizon=h))
+    return replace(base, critic=replace(preset.critic, horizon=h))
+
+
+def grid(
+    base: RunConfig, arms: Mapping[str, tuple[int, ...]], seeds: tuple[int, ...], targets: tuple[int, ...]
+) -> list[RunConfig]:
+    """Return H = 0 once, then every arm at its horizons, each over all seeds.
+
+    Targets at the horizons `targets` are measured on the final agents of H = 0, one per seed; the split of an update
+    is timed on the first seed of each cell. Neither changes what is trained.
+    """
+    cells = [base] + [at_horizon(base, arm, h) for arm, horizons in arms.items() for h in horizons if h > 0]
+    return [
+        replace(
+            config,
+            seed=seed,
+            diagnostics=replace(
+                base.diagnostics, target_horizons=targets if config is base else (), overhead=seed == seeds[0]
+            ),
+        )
+        for config in cells
+        for seed in seeds
+    ]
+
+
+def smoke() -> list[RunConfig]:
+    """Return the least that passes through every part: 2 seeds, 1,500 steps, H in {0, 1}. Settles no claim."""
+    base = RunConfig(
+        env=EnvConfig("pendulum"),
+        agent=SACConfig(hidden=(32, 32)),
+        train=TrainConfig(env_steps=1_500, warmup_steps=256, batch_size=64),
+        eval=EvalConfig(every=250, episodes=4, value_bias_states=4, grad_samples=4),
+        diagnostics=DiagnosticsConfig(target_states=32, target_particles=8),
+        gamma=0.95,
+    )
+    return grid(base, {CE: (1,), RETRACE: (1,)}, (1, 2), (0, 1))
+
+
+def quick() -> list[RunConfig]:
+    """Return the study that two CPU cores finish in minutes: pendulum, 2 x 64 nets, 5 seeds."""
+    base = RunConfig(
+        env=EnvConfig("pendulum"),
+        agent=SACConfig(hidden=(64, 64)),
+        train=TrainConfig(env_steps=8_000, num_envs=1, warmup_steps=512, batch_size=256),
+        eval=EvalConfig(every=500),
+        gamma=0.95,
+    )
+    horizons = (0, 1, 3, 5, 10)
+    return grid(base, {CE: horizons, RETRACE: (1, 3, 5)}, (1, 2, 3, 4, 5), horizons)
+
+
+class PaperEnv(NamedTuple):
+    """One row of the hyper-parameter table of the released sweep."""
+
+    name: str
+    env_steps: int  # control steps over all environments, warm-up included
+    num_envs: int
+    gamma: float
+    action_repeat: int
+    warmup_steps: int
+    batch_size: int
+    episode_length: int  # control steps
+    every: int  # control steps between evaluations
+
+
+MILLION = 999_936  # the largest multiple of 128 environments below the 1 M steps of the source
+PAPER_ENVS = (
+    PaperEnv("inverted_pendulum", 10_000, 1, 0.95, 4, 512, 256, 250, 100),
+    PaperEnv("cartpole", 100_000, 1, 0.99, 2, 512, 256, 500, 1_000),
+    PaperEnv("hopper", MILLION, 128, 0.99, 2, 65_536, 256, 500, 4_992),
+    PaperEnv("walker2d", MILLION, 128, 0.99, 2, 65_536, 256, 500, 4_992),
+    PaperEnv("halfcheetah", MILLION, 128, 0.95, 1, 65_536, 512, 1_000, 4_992),
+)
+PAPER_HORIZONS = (0, 1, 3, 5, 10, 20, 30)
+PAPER_SEEDS = tuple(range(1, 10))
+
+
+def paper() -> list[RunConfig]:
+    """Return the published grid with SAC and the oracle: 5 environments x (1 + 3 arms x 6 horizons) x 9 seeds.
+
+    Values as in the released sweep, except that evaluation is deterministic and counts first episodes only, and that
+    the environments are today's Brax ones: orderings and shapes can be compared, absolute returns cannot.
+    """
+    runs = []
+    for row in PAPER_ENVS:
+        base = RunConfig(
+            env=EnvConfig(row.name, action_repeat=row.action_repeat, episode_length=row.episode_length),
+            agent=SACConfig(alpha_lr=5e-5),
+            train=TrainConfig(row.env_steps, row.num_envs, row.warmup_steps, row.batch_size),
+            eval=EvalConfig(every=row.every, episodes=128),
+            gamma=row.gamma,
+        )
+        runs += grid(base, dict.fromkeys((CE, AE, RETRACE), PAPER_HORIZONS), PAPER_SEEDS, PAPER_HORIZONS)
+    return runs
+
+
+HORIZON = Study(
+    name="horizon",
+    title="Does a longer rollout horizon pay?",
+    summary=(
+        "Soft actor-critic is trained with targets (critic expansion, Retrace) or objectives (actor expansion) that "
+        "look H steps further ahead. Model steps come from an oracle, the simulator itself: there is no model error."
+    ),
+    presets={"smoke": smoke, "quick": quick, "paper": paper},
+    figures=RETURN_FIGURES + DIAGNOSTIC_FIGURES,
+    claims=CLAIMS,
+    remarks=REMARKS,
+)

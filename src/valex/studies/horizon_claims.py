@@ -1,0 +1,274 @@
+"""The claims of the horizon study: T1, T2, T3, T5, T6, T9 of the specification, in parts where a claim has several.
+
+Scores are areas under the learning curve (AUC), compared seed by seed and divided by the return range of their
+environment (highest minus lowest evaluation of any run), so that margins and pooling have one unit. Margins are ours
+[D], declared here before any run: the sources give no numbers.
+"""
+
+import math
+from functools import partial
+
+import numpy as np
+
+from valex.config import horizon
+from valex.store import StoredRun
+from valex.studies.base import Claim, Component
+from valex.studies.cells import (
+    Grid,
+    arm,
+    arm_name,
+    cell,
+    horizons,
+    log10_mean,
+    paired,
+    return_bounds,
+    scores,
+    update_seconds,
+)
+
+CE, AE, RETRACE = "sac-ce", "sac-ae", "sac-retrace"
+MARGIN = 0.05  # AUC differences below 5 % of the return range count as the same
+TARGET_MARGIN = 0.2  # target means closer than 0.2 standard deviations of the H = 0 target count as the same
+TENFOLD = 1.0  # log10: the weakest reading of "orders of magnitude" and of "explodes"
+OVERHEAD = 1.1  # an update up to 10 % slower counts as no overhead
+LONGEST = 30  # the longest horizon of the source: a shorter grid cannot refute growth with H
+PAPER = "2412.20537"
+
+
+def _auc(grid: Grid, env: str, label: str, weights: dict[tuple[str, int], float], detail: str = "") -> Component | str:
+    """Return sum_cells weight * AUC / return range, one value per seed that finished in all cells."""
+    found = paired(grid, env, list(weights))
+    if isinstance(found, str):
+        return found
+    low, high = return_bounds(grid, env)
+    values = np.array(list(weights.values())) @ found.values / (high - low if high > low else math.nan)
+    text = f"{detail}; " if detail else ""
+    return Component(label, values, found.failed, f"{text}return range {high - low:,.4g}")
+
+
+def _together(parts: list[Component | str]) -> list[Component] | str:
+    """Return the components, or the first reason why one of them is missing."""
+    return next((p for p in parts if isinstance(p, str)), [p for p in parts if not isinstance(p, str)])
+
+
+def longer_helps(grid: Grid, env: str) -> list[Component] | str:
+    """Return AUC(3) - AUC(0) of CE: H = 3 is the short end of the range the source names, not the best H seen."""
+    return _together([_auc(grid, env, "AUC(3) − AUC(0)", {(CE, 3): 1.0, (CE, 0): -1.0})])
+
+
+def gain_shrinks(grid: Grid, env: str) -> list[Component] | str:
+    """Return the drops of the gain per model step of CE: m(0,1) - m(1,3) and m(1,3) - m(3,5), m(a,b) = dAUC/(b - a)."""
+    first = {(CE, 1): 1.0 + 0.5, (CE, 0): -1.0, (CE, 3): -0.5}
+    second = {(CE, 3): 0.5 + 0.5, (CE, 1): -0.5, (CE, 5): -0.5}
+    return _together([
+        _auc(grid, env, "gain per step, 0→1 less 1→3", first),
+        _auc(grid, env, "gain per step, 1→3 less 3→5", second),
+    ])  # fmt: skip
+
+
+def little_beyond(grid: Grid, env: str) -> list[Component] | str:
+    """Return AUC(longest H) - AUC(5) of CE."""
+    longest = max(horizons(grid, env, CE), default=0)
+    if longest <= 5:
+        return "not run in this preset: critic expansion (CE) at H > 5"
+    weights = {(CE, longest): 1.0, (CE, 5): -1.0}
+    return _together([_auc(grid, env, "AUC(longest H) − AUC(5)", weights, f"H = {longest}")])
+
+
+def long_rollouts_hurt(grid: Grid, env: str) -> list[Component] | str:
+    """Return mean AUC over H >= 10 minus mean AUC over 1 <= H <= 5, of AE: all horizons that were run, none picked."""
+    ran = horizons(grid, env, AE)
+    long, short = [h for h in ran if h >= 10], [h for h in ran if 1 <= h <= 5]
+    if not long or not short:
+        return "not run in this preset: actor expansion (AE) at 1 ≤ H ≤ 5 and at H ≥ 10"
+    weights = {(AE, h): 1.0 / len(long) for h in long} | {(AE, h): -1.0 / len(short) for h in short}
+    detail = f"H {{{', '.join(map(str, long))}}} against {{{', '.join(map(str, short))}}}"
+    return _together([_auc(grid, env, "mean AUC, long less short H", weights, detail)])
+
+
+def retrace_on_par(grid: Grid, env: str, other: str) -> list[Component] | str:
+    """Return AUC of Retrace minus AUC of `other` at one equal H >= 1.
+
+    H is where the two together are best (largest sum of mean AUC), a choice symmetric in the two.
+    """
+    shared = [h for h in horizons(grid, env, RETRACE) if h and h in horizons(grid, env, other)]
+    means = {}
+    for h in shared:
+        both = [list(scores(grid._replace(floor=False), env, a, h).values()) for a in (RETRACE, other)]
+        if all(both):
+            means[h] = sum(float(np.mean(values)) for values in both)
+    if not means:
+        return f"not run in this preset: Retrace and {'critic' if other == CE else 'actor'} expansion at an equal H"
+    best = max(means, key=lambda h: means[h])
+    weights = {(RETRACE, best): 1.0, (other, best): -1.0}
+    return _together([_auc(grid, env, "AUC(Retrace) − AUC(expansion)", weights, f"H = {best}")])
+
+
+def target_runs(grid: Grid, env: str, key: str = "targets") -> list[StoredRun]:
+    """Return the finished runs whose agents were measured: of the cell with most of them, the shortest H on a tie."""
+    groups = []
+    for (e, _, h), found in grid.cells.items():
+        runs = [run for _, run in sorted(found.finished.items()) if run.diagnostics.get(key)]
+        groups += [(-len(runs), h, runs)] if e == env and runs else []
+    return min(groups, key=lambda group: group[:2])[2] if groups else []
+
+
+def target_column(runs: list[StoredRun], estimator: str, key: str) -> tuple[list[int], np.ndarray]:
+    """Return (horizons, values [n, K]) of a target statistic over runs, at the horizons that all runs have."""
+    tables = [run.diagnostics["targets"] for run in runs]
+    shared = [h for h in tables[0]["horizons"] if all(h in table["horizons"] for table in tables)]
+    rows = [[table[estimator][key][table["horizons"].index(h)] for h in shared] for table in tables]
+    return shared, np.array(rows, float)
+
+
+def _targets(grid: Grid, env: str) -> list[StoredRun] | str:
+    runs = target_runs(grid, env)
+    return runs if runs else "not measured: no finished run has diagnostics.target_horizons"
+
+
+def _failed_beside(grid: Grid, run: StoredRun) -> int:
+    """Return how many runs of the cell of `run` diverged, so that no final agent could be measured."""
+    return len(grid.cells[run.config.env.name, arm(run.config), horizon(run.config)].failed)
+
+
+def same_targets(grid: Grid, env: str, key: str) -> list[Component] | str:
+    """Return (mean target at H - reference) / sd of the H = 0 target, per horizon.
+
+    `key` mean: the reference is the mean target at H = 0; bias: it is the Monte-Carlo return. Estimator plain.
+    """
+    runs = _targets(grid, env)
+    if isinstance(runs, str):
+        return runs
+    shared, values = target_column(runs, "plain", key)
+    if 0 not in shared or len(shared) < 2:
+        return "not measured: targets at H = 0 and at a longer horizon"
+    spread = np.sqrt(target_column(runs, "plain", "total_variance")[1][:, shared.index(0)])
+    scaled = (values - (values[:, [shared.index(0)]] if key == "mean" else 0.0)) / spread[:, None]
+    columns = {h: scaled[:, k] for k, h in enumerate(shared) if h > 0 or key == "bias"}
+    failed = _failed_beside(grid, runs[0])
+    return [Component(f"H = {h}", values[np.isfinite(values)], failed) for h, values in columns.items()]
+
+
+def target_variance_grows(grid: Grid, env: str, estimator: str) -> list[Component] | str:
+    """Return log10(variance at the longest H / at H = 0) of targets within a state, averaged over states."""
+    runs = _targets(grid, env)
+    if isinstance(runs, str):
+        return runs
+    shared, values = target_column(runs, estimator, "variance")
+    longest = max(shared, default=0)
+    if 0 not in shared or longest == 0:
+        return "not measured: targets at H = 0 and at a longer horizon"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log10(values[:, shared.index(longest)] / values[:, shared.index(0)])
+    limit = "" if longest >= LONGEST else f"less than tenfold up to H = {longest}, but the source goes to {LONGEST}"
+    label, failed = "log10 variance ratio, longest H to 0", _failed_beside(grid, runs[0])
+    return [Component(label, ratio[np.isfinite(ratio)], failed, f"H = {longest}", limit)]
+
+
+def gradient_explodes(grid: Grid, env: str, key: str, scale: float) -> list[Component] | str:
+    """Return scale * log10(statistic at H / at H = 1) of AE for every H >= 3, means over training."""
+    longer = [h for h in horizons(grid, env, AE) if h >= 3]
+    if not longer:
+        return "not run in this preset: actor expansion (AE) at H ≥ 3"
+    found = cell(grid, env, AE, longer[0])
+    inside = found and any(run.config.actor.divide_by_length for run in (found.finished | found.failed).values())
+    parts = []
+    for h in longer:
+        pair = paired(grid, env, [(AE, h), (AE, 1)], partial(log10_mean, key=key))
+        if isinstance(pair, str):
+            return pair
+        values = scale * (pair.values[0] - pair.values[1])
+        parts.append(Component(f"H = {h}", values, pair.failed, f"1/(H+1) {'inside' if inside else 'not inside'}"))
+    return parts
+
+
+def slowdown(grid: Grid, env: str, name: str) -> list[Component] | str:
+    """Return seconds per update at the longest H over those at H = 0 (medians over each run)."""
+    longest = max(horizons(grid, env, name), default=0)
+    found = paired(grid, env, [(name, longest), (name, 0)], update_seconds) if longest else ""
+    if isinstance(found, str):
+        return found or f"not run in this preset: {arm_name(name)} at H > 0"
+    return [Component("time ratio, longest H to 0", found.values[0] / found.values[1], found.failed, f"H = {longest}")]
+
+
+ABOVE, BELOW, SAME = (0.0, math.inf), (-math.inf, 0.0), (-MARGIN, MARGIN)
+EQUAL_TARGETS, GROWS = (-TARGET_MARGIN, TARGET_MARGIN), (TENFOLD, math.inf)
+_AUC_UNIT = "paired AUC, in return ranges of the environment"
+
+CLAIMS = (
+    Claim(
+        "T1a", "With an oracle, a longer critic expansion helps.", f"{PAPER} [S, T]; test [D]",
+        f"AUC(3) − AUC(0), {_AUC_UNIT}", ABOVE, longer_helps,
+    ),
+    Claim(
+        "T1b", "Each further model step of critic expansion gains less.", f"{PAPER} [S, T]; test [D]",
+        f"drop of the gain per model step, {_AUC_UNIT}", ABOVE, gain_shrinks,
+    ),
+    Claim(
+        "T1c", "Beyond H = 5 critic expansion gains little.", f"{PAPER} [S, T]; margin [D]",
+        f"AUC(longest H) − AUC(5), {_AUC_UNIT}", (-math.inf, MARGIN), little_beyond,
+    ),
+    Claim(
+        "T2", "Actor expansion does worse at longer horizons.", f"{PAPER} [S]; test [D]",
+        f"mean AUC(H ≥ 10) − mean AUC(1 ≤ H ≤ 5), {_AUC_UNIT}", BELOW, long_rollouts_hurt,
+    ),
+    Claim(
+        "T3a", "Retrace, without a model, is on par with critic expansion at equal H.", f"{PAPER} [P]; margin [D]",
+        f"AUC(Retrace) − AUC(CE), {_AUC_UNIT}", SAME, partial(retrace_on_par, other=CE),
+    ),
+    Claim(
+        "T3b", "Retrace, without a model, is on par with actor expansion at equal H.", f"{PAPER} [P]; margin [D]",
+        f"AUC(Retrace) − AUC(AE), {_AUC_UNIT}", SAME, partial(retrace_on_par, other=AE),
+    ),
+    Claim(
+        "T5a", "The expected target is nearly equal for all H.", f"{PAPER} [S]; margin [D]",
+        "mean target(H) − mean target(0), in sd of the H = 0 target, estimator plain", EQUAL_TARGETS,
+        partial(same_targets, key="mean"),
+    ),
+    Claim(
+        "T5b", "The expected target is close to the true return for all H.", f"{PAPER} [S]; margin [D]",
+        "mean target(H) − Monte-Carlo return, in sd of the H = 0 target, estimator plain", EQUAL_TARGETS,
+        partial(same_targets, key="bias"),
+    ),
+    Claim(
+        "T5c", "The variance of the target rises by orders of magnitude with H (estimator plain).",
+        f"{PAPER} [S]; tenfold [D]", "log10 ratio of the within-state variance, longest H to H = 0, estimator plain",
+        GROWS, partial(target_variance_grows, estimator="plain"),
+    ),
+    Claim(
+        "T5d", "It does so with the doubly robust estimator too, which the released code computes.",
+        f"{PAPER} [S], code [R]; tenfold [D]",
+        "log10 ratio of the within-state variance, longest H to H = 0, estimator doubly_robust", GROWS,
+        partial(target_variance_grows, estimator="doubly_robust"),
+    ),
+    Claim(
+        "T6a", "On halfcheetah the std of the actor gradient over PARAMETER ENTRIES explodes for H ≥ 3.",
+        f"{PAPER} [S], metric [R]; tenfold [D]", "log10 ratio of actor/grad_param_std to H = 1, mean over training",
+        GROWS, partial(gradient_explodes, key="actor/grad_param_std", scale=1.0), ("halfcheetah",),
+    ),
+    Claim(
+        "T6b", "So does its std ACROSS SAMPLES, the square root of the per-sample gradient variance.", "ours [D]",
+        "log10 ratio of the across-sample std to H = 1, mean over training", GROWS,
+        partial(gradient_explodes, key="grad/actor_sample_variance", scale=0.5), ("halfcheetah",),
+    ),
+    Claim(
+        "T9a", "Retrace has no computational overhead.", f"{PAPER} [P]; margin [D]",
+        "seconds per update, longest H over H = 0", (-math.inf, OVERHEAD), partial(slowdown, name=RETRACE),
+    ),
+    Claim(
+        "T9b", "The cost of critic expansion grows with H.", "expected by the specification [D]",
+        "seconds per update, longest H over H = 0", (OVERHEAD, math.inf), partial(slowdown, name=CE),
+    ),
+    Claim(
+        "T9c", "The cost of actor expansion grows with H.", "expected by the specification [D]",
+        "seconds per update, longest H over H = 0", (OVERHEAD, math.inf), partial(slowdown, name=AE),
+    ),
+)  # fmt: skip
+
+REMARKS = (
+    "T1 also says that a learned model does as well as the oracle at equal H; not tested, here is only the oracle.",
+    "Margins are ours and were fixed before any run, since the sources give none: an AUC difference below "
+    f"{100 * MARGIN:g} % of the return range is no difference, target means within {TARGET_MARGIN} sd are equal, "
+    "tenfold is the weakest reading of “orders of magnitude” and “explodes”, and "
+    f"{100 * (OVERHEAD - 1):.0f} % more time per update is no overhead.",
+)

@@ -1,0 +1,226 @@
+"""Many runs in many processes: signals, kills, two commands on one directory, and what is left afterwards."""
+
+import itertools
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import LONG, TINY, finish, lines, metrics, status, wait_until, words
+
+from valex import device, launch, runner, store
+from valex.config import ConfigError, run_id
+from valex.settings import DiagnosticsConfig, StoreConfig
+
+OPTIONS = launch.LaunchOptions(workers=1)
+PAIR = [replace(TINY, seed=0), replace(TINY, seed=1)]
+LONG_PAIR = [replace(LONG, seed=0), replace(LONG, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[int, bytes]:
+    """The metrics of two long runs that nothing disturbed, by seed."""
+    root = tmp_path_factory.mktemp("whole")
+    return {config.seed: metrics(tiny.train(config, root)) for config in LONG_PAIR}
+
+
+def command(root: Path, *more: str) -> list[str]:
+    return ["train", "sac", *words(LONG), f"out={root}", "--device", "cpu", *more]
+
+
+def test_kills_at_random_moments_change_nothing(whole, tmp_path):
+    """SIGKILL, as a user's machine does it; every moment inside one evaluation is in test_runner.py."""
+    path, rng = tmp_path / run_id(LONG), random.Random(0)
+    for at_least in (1, 25, 60):
+        process = tiny.start(*command(tmp_path))
+        begun = lines(path)
+        wait_until(lambda least=at_least, begun=begun: lines(path) >= least and lines(path) != begun, process)
+        time.sleep(rng.uniform(0.0, 0.03))
+        process.kill()
+        assert finish(process).code == -signal.SIGKILL
+        assert status(path)["state"] == "running" and lines(path) < 99
+    assert finish(tiny.start(*command(tmp_path))).code == 0
+    assert metrics(path) == whole[0] and status(path)["state"] == "finished"
+
+
+def test_workers_die_with_their_parent_and_the_command_goes_on(whole, tmp_path):
+    """Two workers: SIGTERM stops both with a checkpoint, SIGKILL of the parent takes both along, then all is finished."""
+    seeds = ["--workers", "2", "--seeds", "0", "1"]
+    paths = [tmp_path / run_id(config) for config in LONG_PAIR]
+
+    process = tiny.start(*command(tmp_path, *seeds))
+    wait_until(lambda: min(map(lines, paths)) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process).code == 75
+    reached = [store.checkpoint_steps(path)[0] for path in paths]
+    assert all(status(path)["state"] == "interrupted" for path in paths) and max(reached) < 4_000
+    assert all(store.read_json(path / "meta.json")["cores"] == 1 for path in paths)
+
+    process = tiny.start(*command(tmp_path, *seeds))
+    wait_until(lambda: all(store.checkpoint_steps(p)[0] > r for p, r in zip(paths, reached, strict=True)), process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5.0
+    for path in paths:
+        while True:  # an orphan would hold the lock until its run ends
+            try:
+                with store.locked(path):
+                    break
+            except store.StoreError:
+                assert time.monotonic() < deadline, "a worker outlived its parent"
+                time.sleep(0.02)
+
+    said = finish(tiny.start(*command(tmp_path, *seeds, "--json")))
+    assert said.code == 0, said.err
+    assert [metrics(path) for path in paths] == [whole[0], whole[1]]
+
+
+def test_ctrl_c_stops_with_a_checkpoint_and_a_second_command_is_turned_away(whole, tmp_path):
+    path = tmp_path / run_id(LONG)
+    process = tiny.start(*command(tmp_path))
+    wait_until(lambda: lines(path) >= 2, process)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+        second = tiny.valex(*command(tmp_path, "-q"))
+        assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert second.code == 1
+    (line,) = second.err.splitlines()
+    assert "another process is training in this directory" in line and str(path) in line
+    process.send_signal(signal.SIGINT)
+    first = finish(process)
+    assert first.code == 130 and "Traceback" not in first.err
+    assert status(path)["state"] == "interrupted" and status(path)["env_steps"] == store.checkpoint_steps(path)[0]
+    assert tiny.valex(*command(tmp_path)).code == 0
+    assert metrics(path) == whole[0]
+
+
+def test_a_run_goes_on_with_the_cores_it_began_with(whole, tmp_path):
+    """XLA splits its sums by threads: a run begun in a worker of one core must not end in a process of two."""
+    asked = itertools.count()
+    path = tiny.train(LONG, tmp_path, runner.Hooks(should_stop=lambda: next(asked) >= 97))
+    cores = len(device.available_cores())
+    assert store.read_json(path / "meta.json")["cores"] == cores
+    store.write_json(path / "meta.json", {"cores": 1})
+    assert launch._by_cores([[LONG], [PAIR[1]]], tmp_path, cores, cores) == (
+        {1: [[LONG]], cores: [[PAIR[1]]]} if cores > 1 else {1: [[LONG], [PAIR[1]]]}
+    )
+    said = tiny.valex(*command(tmp_path))
+    assert said.code == 0 and metrics(path) == whole[0]
+    assert store.read_json(path / "meta.json")["cores"] == 1
+
+
+def test_begun_with_more_cores_than_there_are(tmp_path):
+    path = tmp_path / run_id(TINY)
+    store.save_checkpoint(path, 80, {}, 2)
+    store.write_json(path / "meta.json", {"cores": 9_999})
+    assert launch._by_cores([[TINY]], tmp_path, 1, 2) == {1: [[TINY]]}
+
+
+def test_equal_runs_are_run_once_and_shapes_go_together():
+    other = replace(TINY, gamma=0.5)
+    measured = replace(PAIR[0], diagnostics=DiagnosticsConfig(overhead=True))
+    assert launch.groups([measured, PAIR[0], PAIR[1], other], vmap_seeds=False) == [[measured], [PAIR[1]], [other]]
+    assert launch.groups([measured, other, PAIR[1]], vmap_seeds=True) == [[measured, PAIR[1]], [other]]
+    stored = replace(PAIR[1], store=StoreConfig(keep=9))
+    assert launch.groups([PAIR[0], stored], vmap_seeds=True) == [[PAIR[0]], [stored]]
+
+
+def test_what_is_finished_is_not_started(tmp_path, monkeypatch):
+    for config, state in zip(PAIR, ("finished", "failed"), strict=True):
+        (tmp_path / run_id(config)).mkdir()
+        store.write_json(tmp_path / run_id(config) / "status.json", {"state": state, "message": "why"})
+    monkeypatch.setattr(launch, "run_group", None)
+    monkeypatch.setattr(launch, "_Pool", None)
+    told = []
+    summary = launch.launch(PAIR, tmp_path, launch.LaunchOptions(workers=2, progress=told.append))
+    assert summary.states == {run_id(PAIR[0]): "finished", run_id(PAIR[1]): "failed"}
+    assert summary.exit_code() == 3 and [event["phase"] for event in told] == ["ended", "ended"]
+
+
+@pytest.mark.parametrize("error", [KeyError("reward"), ValueError("two\nlines"), MemoryError(), RuntimeError("")])
+def test_a_run_that_raises_does_not_stop_the_others(tmp_path, monkeypatch, error):
+    def run(configs, root, hooks):
+        if configs[0].seed == 0:
+            raise error
+        (root / run_id(configs[0])).mkdir()
+        store.write_json(root / run_id(configs[0]) / "status.json", {"state": "finished"})
+
+    monkeypatch.setattr(runner, "run", run)
+    summary = launch.launch(PAIR, tmp_path, OPTIONS)
+    assert list(summary.states.values()) == ["error", "finished"] and summary.exit_code() == 1
+    (message,) = summary.messages.values()
+    assert message.startswith(type(error).__name__) and "\n" not in message
+
+
+def test_a_worker_that_dies_does_not_stop_the_others(tmp_path):
+    """The kernel kills the one worker in the middle of its first run; another takes the second."""
+    events, killed = [], []
+
+    def progress(event):
+        events.append(event)
+        if event["phase"] == "training" and not killed:
+            killed.append(event["run"])
+            (process,) = (entry[0] for entry in pool.busy.values())
+            process.kill()
+
+    options = launch.LaunchOptions(progress=progress)
+    summary = launch.Summary()
+    with launch.Stop() as stop:
+        pool = launch._Pool([[c] for c in LONG_PAIR], tmp_path, options, stop, summary)
+        pool.run([device.available_cores()])
+    first, second = (run_id(c) for c in LONG_PAIR)
+    assert killed == [first] and summary.states == {first: "error", second: "finished"}
+    assert "exit code -9" in summary.messages[first] and status(tmp_path / second)["state"] == "finished"
+
+
+def test_a_stop_keeps_what_has_not_begun_from_starting(tmp_path, monkeypatch):
+    def run(configs, root, options, stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {run_id(configs[0]): ("finished", "")}
+
+    monkeypatch.setattr(launch, "run_group", run)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    summary = launch.launch(PAIR, tmp_path, OPTIONS)
+    assert list(summary.states.values()) == ["finished", "interrupted"] and summary.exit_code() == 75
+    assert launch.launch(PAIR[:1], tmp_path, OPTIONS).exit_code() == 0, "nothing was left when the signal came"
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_signal_ends_at_once():
+    with launch.Stop() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop() and stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("states", "number", "code"),
+    [
+        ("finished finished", 0, 0),
+        ("finished failed", 0, 3),
+        ("failed error", 0, 1),
+        ("finished interrupted", signal.SIGTERM, 75),
+        ("failed interrupted", signal.SIGINT, 130),
+        ("finished", signal.SIGTERM, 0),
+        ("failed", signal.SIGTERM, 3),
+    ],
+)
+def test_exit_codes(states, number, code):
+    summary = launch.Summary(dict(enumerate(states.split())), {}, number)  # pyright: ignore[reportArgumentType]
+    assert summary.exit_code() == code
+
+
+def test_a_config_that_cannot_be_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match="gamma"):
+        launch.launch([TINY, replace(TINY, gamma=2.0)], tmp_path, OPTIONS)
+    assert not list(tmp_path.iterdir())

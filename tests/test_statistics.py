@@ -1,0 +1,124 @@
+"""Statistics against scipy, numbers by hand, and simulated coverage."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from valex.statistics import (
+    area_under_curve,
+    iqm,
+    mean,
+    paired_bootstrap,
+    probability_of_improvement,
+    stratified_bootstrap,
+    superiority,
+    tail,
+)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 20])
+def test_iqm_is_the_quarter_trimmed_mean(n):
+    values = np.random.default_rng(n).normal(size=(n, 3))
+    np.testing.assert_allclose(iqm(values, axis=0), stats.trim_mean(values, 0.25, axis=0), rtol=1e-12)
+
+
+def test_iqm_by_hand_drops_the_outer_quarters():
+    assert iqm(np.array([100.0, 1.0, 2.0, 3.0, -100.0])) == 2.0
+    assert iqm(np.array([0.0, 1.0, 3.0, 50.0])) == 2.0
+
+
+def test_area_is_the_mean_height_in_units_of_return():
+    assert area_under_curve(np.array([0.0, 10.0]), np.array([0.0, 4.0])) == 2.0
+    assert area_under_curve(np.array([5.0, 6.0, 9.0]), np.array([7.0, 7.0, 7.0])) == 7.0
+    uneven = area_under_curve(np.array([0.0, 1.0, 3.0]), np.array([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]]))
+    np.testing.assert_allclose(uneven, [5.0 / 3.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "steps, returns, message",
+    [
+        ([0, 1], [0.0, np.nan], "finite"),
+        ([0, 1], [0.0, np.inf], "finite"),
+        ([0], [1.0], "2 or more points"),
+        ([0, 1, 2], [1.0, 2.0], "2 or more points"),
+        ([0, 0], [1.0, 2.0], "rise"),
+        ([1, 0], [1.0, 2.0], "rise"),
+    ],
+)
+def test_area_refuses_what_has_none(steps, returns, message):
+    with pytest.raises(ValueError, match=message):
+        area_under_curve(np.array(steps), np.array(returns))
+
+
+def test_bootstrap_agrees_with_scipy_on_the_mean():
+    values = np.random.default_rng(0).exponential(size=30)
+    ours = stratified_bootstrap([values], mean, resamples=20_000, seed=1)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    np.testing.assert_allclose([ours.low, ours.high], theirs, atol=0.01)
+
+
+def test_bootstrap_resamples_within_strata_only():
+    one = stratified_bootstrap([np.zeros(6), np.full(6, 10.0)], mean)
+    assert (one.low, one.value, one.high) == (5.0, 5.0, 5.0)  # the strata have no spread of their own
+    together = stratified_bootstrap([np.concatenate([np.zeros(6), np.full(6, 10.0)])], mean)
+    assert together.low < 4.0 < 6.0 < together.high
+
+
+def test_bootstrap_keeps_trailing_axes_and_is_reproducible():
+    values = np.random.default_rng(0).normal(size=(7, 4))
+    first, again = stratified_bootstrap([values]), stratified_bootstrap([values])
+    assert np.shape(first.value) == np.shape(first.low) == (4,)
+    np.testing.assert_array_equal(first.low, again.low)
+    assert np.any(stratified_bootstrap([values], seed=1).low != first.low)
+    single = stratified_bootstrap([values[:, 2]])
+    np.testing.assert_allclose([single.low, single.high], [first.low[2], first.high[2]])  # pyright: ignore
+
+
+def test_one_value_has_no_interval_and_none_is_refused():
+    found = stratified_bootstrap([np.array([3.0])])
+    assert found.value == 3.0 and np.isnan(found.low) and np.isnan(found.high)
+    with pytest.raises(ValueError, match="stratum"):
+        stratified_bootstrap([np.zeros(0)])
+
+
+def test_tail_of_the_expanded_interval_by_hand():
+    assert tail(0.95, [5], expanded=False) == pytest.approx(0.025)
+    reach = np.sqrt(5 / 4) * 2.7764451  # t quantile with 4 degrees of freedom
+    assert tail(0.95, [5], expanded=True) == pytest.approx(stats.norm.sf(reach), rel=1e-6)
+    assert tail(0.95, [2000], expanded=True) == pytest.approx(0.025, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    "n, expanded, low, high", [(5, False, 0.86, 0.94), (5, True, 0.90, 0.97), (9, True, 0.94, 1.0)]
+)
+def test_coverage_of_the_iqm_on_normal_data(n, expanded, low, high):
+    rng = np.random.default_rng(n)
+    hits = [
+        found.low <= 0.0 <= found.high
+        for _ in range(400)
+        if (found := stratified_bootstrap([rng.normal(size=n)], resamples=600, seed=rng, expanded=expanded))
+    ]
+    assert low <= np.mean(hits) <= high
+
+
+def test_pairs_share_what_cancels():
+    rng = np.random.default_rng(0)
+    seed_effect = 100.0 * rng.normal(size=9)
+    better, base = seed_effect + 1.0 + 0.1 * rng.normal(size=9), seed_effect
+    paired, apart = paired_bootstrap([better], [base]), stratified_bootstrap([better])
+    assert 0.8 < paired.low < paired.value < paired.high < 1.2 and apart.high - apart.low > 20.0
+    with pytest.raises(ValueError, match="partner"):
+        paired_bootstrap([better], [base[:-1]])
+
+
+def test_probability_of_improvement_by_hand():
+    assert superiority(np.array([1.0, 2.0]), np.array([0.0, 2.0])) == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    ones, zeros = np.ones(5), np.zeros(5)
+    assert probability_of_improvement([ones], [zeros]).value == 1.0
+    assert probability_of_improvement([ones, zeros], [zeros, ones]).value == 0.5  # mean over environments
+    x, y = np.random.default_rng(0).normal(size=(2, 12))
+    u = stats.mannwhitneyu(x, y).statistic / 144
+    found = probability_of_improvement([x], [y])
+    assert found.value == pytest.approx(u) and found.low < u < found.high
+    assert np.isnan(probability_of_improvement([np.ones(1)], [np.zeros(1)]).low)
