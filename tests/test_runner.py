@@ -113,6 +113,8 @@ def test_a_kill_at_any_moment_changes_nothing(whole, tmp_path):
     assert any(list(path.rglob("*.part")) for path in taken), "no copy was taken in the middle of a write"
     resumed_from = set()
     for path in taken:
+        for part in path.rglob("*.part"):  # its name holds the process, and we are the same one
+            part.rename(part.with_name(part.name.replace(str(os.getpid()), "17")))
         resumed_from.add(max(checkpoints(path), default=0))
         train(TINY, path.parent)
         assert metrics(path) == metrics(whole), path
@@ -158,7 +160,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, change):
     path = interrupted(tmp_path)
     arrays = store.load_checkpoint(path, 160)
     assert arrays is not None
-    name = ".replay.data.reward"
+    name = ".replay.data['float32']"
     altered = {
         "shape": arrays | {name: arrays[name][:-1]},
         "type": arrays | {name: arrays[name].astype(np.float64)},
@@ -209,7 +211,7 @@ def poison(path: Path, env_steps: int, name: str, value: float) -> None:
 
 def test_a_loss_that_is_not_finite_fails_the_run(tmp_path):
     path = interrupted(tmp_path)
-    poison(path, 160, ".replay.data.reward", np.nan)
+    poison(path, 160, ".replay.data['float32']", np.nan)
     assert runner.run([TINY], tmp_path) == "failed"
     found = status(path)
     assert found["state"] == "failed" and found["env_steps"] == 200
@@ -266,14 +268,20 @@ def test_a_group_resumes_from_the_last_checkpoint_of_all(pair, tmp_path):
         assert metrics(tmp_path / run_id(config)) == metrics(pair / run_id(config))
 
 
-def test_a_diverged_seed_does_not_stop_the_others(pair, tmp_path):
+@pytest.mark.parametrize("sick", [{0}, {1}, {0, 1}])
+def test_a_diverged_seed_does_not_stop_the_others(pair, tmp_path, sick):
     assert runner.run(PAIR, tmp_path, after(3)) == "interrupted"
-    healthy, sick = (tmp_path / run_id(config) for config in PAIR)
-    poison(sick, 160, ".replay.data.reward", np.nan)
+    for seed in sick:
+        poison(tmp_path / run_id(PAIR[seed]), 160, ".replay.data.reward", np.nan)
     assert runner.run(PAIR, tmp_path) == "failed"
-    assert status(sick)["state"] == "failed" and "env step 161" in status(sick)["message"] and tiny.lines(sick) == 3
-    assert status(healthy)["state"] == "finished"
-    assert metrics(healthy) == metrics(pair / run_id(PAIR[0]))
+    for config in PAIR:
+        path = tmp_path / run_id(config)
+        if config.seed in sick:
+            assert status(path)["state"] == "failed" and "env step 161" in status(path)["message"]
+            assert tiny.lines(path) == 3 and checkpoints(path) == [160, 120]
+        else:
+            assert status(path)["state"] == "finished"
+            assert metrics(path) == metrics(pair / run_id(config))
 
 
 def test_a_finished_member_of_a_group_is_left_alone(pair, tmp_path):

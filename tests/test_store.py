@@ -123,9 +123,9 @@ def test_a_damaged_checkpoint_is_found(tmp_path, end, damage):
 
 
 def test_a_run_directory_is_held_by_one(tmp_path):
-    with store.locked(tmp_path / "run"):
-        with pytest.raises(store.StoreError, match="another process is training"), store.locked(tmp_path / "run"):
-            raise AssertionError("both hold it")
+    held, refused = store.locked(tmp_path / "run"), pytest.raises(store.StoreError, match="another process is training")
+    with held, refused, store.locked(tmp_path / "run"):
+        raise AssertionError("both hold it")
     with store.locked(tmp_path / "run"):
         assert names(tmp_path / "run") == {".lock"}
 

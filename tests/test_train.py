@@ -71,9 +71,10 @@ def run(config: RunConfig, seed: int = 0):
 )
 def test_replay_keeps_what_the_config_reads_back(preset, kept):
     config = replace(PRESETS[preset], agent=TINY.agent, train=TINY.train, eval=TINY.eval)
-    data = jax.eval_shape(make_program(config).start, jnp.uint32(0)).replay.data
+    layout = jax.eval_shape(make_program(config).start, jnp.uint32(0)).replay.layout
+    stored = jax.tree.unflatten(layout.tree, layout.dtypes)
     optional = ("log_prob", "latent", "sim_state", "next_sim_state")
-    assert {name for name in optional if jax.tree.leaves(getattr(data, name))} == kept
+    assert {name for name in optional if jax.tree.leaves(getattr(stored, name))} == kept
 
 
 def test_counts_of_steps_and_updates():
@@ -81,7 +82,7 @@ def test_counts_of_steps_and_updates():
     config = replace(TINY, train=replace(TINY.train, num_envs=2, utd=3))
     state, metrics, bad = run(config)
     assert int(state.iterations) == total_iterations(config) == (120 - 40) // 2
-    assert int(state.replay.size) == 60 and state.replay.data.reward.shape == (60, 2)
+    assert int(state.replay.size) == 60 and state.replay.data["bool"].shape == (60, 2, 2)
     assert int(state.agent.critic_opt[0].count) == 40 * 2 * 3
     assert float(state.agent.normalizer.count) == 120
     assert all(int(step) == 40 for step in bad.values())

@@ -1,18 +1,21 @@
 """The smallest run that passes through every part, and how to start, watch and stop it as a user does."""
 
+import ast
 import contextlib
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from valex import device, runner
+from valex import device, runner, settings
 from valex.cli import main
 from valex.config import flatten, run_id
 from valex.envs.classic import make_pendulum
@@ -38,6 +41,26 @@ def make_counting_pendulum(config: EnvConfig):
         return env.step(key, state, action)
 
     return env._replace(step=step)
+
+
+@lru_cache(maxsize=1)
+def documentation() -> dict[str, str]:
+    """Return dotted field -> the text below it in settings.py."""
+    classes = {
+        node.name: node
+        for node in ast.parse(Path(settings.__file__).read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    texts = {}
+    for prefix, cls in [
+        ("", RunConfig),
+        *((f"{f.name}.", type(getattr(RunConfig(), f.name))) for f in fields(RunConfig)),
+    ]:
+        body = classes[cls.__name__].body if cls.__name__ in classes else []
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                texts[f"{prefix}{ast.unparse(field.target)}"] = ast.literal_eval(text.value)
+    return texts
 
 
 def words(config: RunConfig) -> list[str]:
@@ -71,9 +94,10 @@ def valex(*arguments: str) -> Said:
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    """Start the command line in a process of its own, as a user does."""
+    """Start the command line in a process group of its own, as a shell does."""
     command = [sys.executable, "-m", "valex.cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    pipe, environment = subprocess.PIPE, dict(os.environ)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
 
 
 def finish(process: subprocess.Popen) -> Said:

@@ -69,8 +69,6 @@ class ReportCommand:
     """Folder that holds the run directories."""
     out: Path | None = None
     """Folder of the report; the default is DIR/report."""
-    few_seeds: bool = False
-    """Report intervals even below 3 seeds."""
 
 
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")  # the a.b of a.b=v
@@ -119,11 +117,12 @@ def normalize_arguments(arguments: list[str]) -> list[str]:
 def parse(cls: Any, arguments: list[str], default: Any, prog: str) -> Any:
     """Parse with tyro. Raises UsageError with one line instead of tyro's box."""
     words, helping = normalize_arguments(arguments), bool({"-h", "--help"} & set(arguments))
-    before, errors = os.environ.get("COLUMNS"), io.StringIO()
-    if not helping:
-        os.environ["COLUMNS"] = "2000"  # so that tyro does not break its message over lines
+    before, errors, boxes = os.environ.get("COLUMNS"), io.StringIO(), contextlib.nullcontext()
+    if not helping:  # tyro then does not break its message over lines, and boxes it alike in every locale
+        os.environ["COLUMNS"] = "2000"
+        boxes = contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), boxes:
             return tyro.cli(
                 cls, args=words, default=default, prog=prog, description=cls.__doc__, use_underscores=True,
                 config=(tyro.conf.FlagConversionOff,),

@@ -218,10 +218,12 @@ def report(arguments: list[str]) -> int:
 def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
     """Write the report; return its results table as text and where its page lies."""
     from valex.report.html import write_report
-    from valex.report.table import results_text
+    from valex.store import read_runs
+    from valex.studies.cells import make_grid
+    from valex.studies.results import as_text, results
 
     page = write_report(root, out)
-    return results_text(root), page.resolve()
+    return as_text(results(make_grid(read_runs(root)))), page.resolve()
 
 
 def list_table(arguments: list[str]) -> int:

@@ -214,11 +214,11 @@ def canonical(config: RunConfig) -> RunConfig:
 
 
 def _as_declared(config: Any) -> Any:
-    """Return a config whose number fields hold floats, so that equal configs are written alike (1 and 1.0)."""
+    """Return a config whose number fields hold floats, so that equal configs are written alike (1 and 1.0, 0.0 and -0.0)."""
     values = {}
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        values[name] = _as_declared(value) if is_dataclass(value) else float(value) if hint is float else value
+        values[name] = _as_declared(value) if is_dataclass(value) else float(value) + 0.0 if hint is float else value
     return replace(config, **values)
 
 

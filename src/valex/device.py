@@ -59,10 +59,11 @@ def set_up_jax(device: str = "auto") -> None:
 
     if platforms:
         jax.config.update("jax_platforms", platforms)  # the variable is read at import only
-    hint = f"--device {device}: jax finds no such device; {CUDA_HINT}"
+    asked = f"--device {device}" if platforms else f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+    hint = f"{asked}: jax finds no such device; {CUDA_HINT}"
     try:
         found = jax.devices()[0].platform
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # jax 0.10 asserts where JAX_PLATFORMS names CUDA and there is none
         raise DeviceError(hint) from error
     if device == "cuda" and found == "cpu":
         raise DeviceError(hint)

@@ -198,7 +198,7 @@ def _worker(pipe: Connection, cores: list[int], root: Path, sinks: tuple[str, ..
     """Train the groups that arrive through `pipe` until None does. Runs in a spawned process, before jax is imported."""
     stop = Stop()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes a Ctrl-C on as SIGTERM
-    signal.signal(signal.SIGTERM, stop.handle)
+    signal.signal(signal.SIGTERM, lambda number, frame: setattr(stop, "signal", number))  # also from a group's killer
     _die_with_parent(parent)
     sys.stdout = sys.stderr  # stdout belongs to the parent's results
     if cores and hasattr(os, "sched_setaffinity"):

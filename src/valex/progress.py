@@ -50,7 +50,11 @@ class Progress:
             self.live.update(self.all, completed=self.ended, description=f"{self.title}: {self.ended}/{self.runs} runs")
         elif not self.quiet:
             elapsed = time.monotonic() - self.start
-            print(f"[{self.ended}/{self.runs} {elapsed:5.0f} s] {event['run']}: {event['state']}", file=sys.stderr, flush=True)
+            print(
+                f"[{self.ended}/{self.runs} {elapsed:5.0f} s] {event['run']}: {event['state']}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _advance(self, event: dict) -> None:
         assert self.live is not None

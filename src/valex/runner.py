@@ -144,12 +144,17 @@ class Group:
         if done < self.total and self.hooks.should_stop():
             return self._interrupt()
         evaluations, every, first = 0, self.config.eval.every // self.per_step, self.offset // self.per_step
+        evaluation_s: float | None = None
         while done < self.total:
             boundary = min(((first + done) // every + 1) * every - first, self.total)
             begin = time.perf_counter()
             state, metrics, bad = chunk(state, jnp.int32(boundary - done))
             metrics, bad = jax.device_get((metrics, bad))
             taken, count, done = time.perf_counter() - begin, boundary - done, boundary
+            if evaluation_s is None:  # a chunk of no iteration is an evaluation alone and leaves the state as it is
+                begin = time.perf_counter()
+                state, *_ = jax.block_until_ready(chunk(state, jnp.int32(0)))
+                evaluation_s = time.perf_counter() - begin
             self.reached = self.offset + done * self.per_step
             evaluations += 1
             stop = done < self.total and self.hooks.should_stop()
@@ -159,7 +164,8 @@ class Group:
             if not self.alive:
                 return FAILED
             self._log(done, metrics)
-            self._log_time({"env_steps": self.reached, "time/update_s": taken / (count * self._updates())})
+            update_s = max(taken - evaluation_s, 0.0) / (count * self._updates())
+            self._log_time({"env_steps": self.reached, "time/update_s": update_s, "time/eval_s": evaluation_s})
             for i, own in arrays.items():
                 if i in self.alive:
                     store.save_checkpoint(self.paths[i], self.reached, own, self.config.store.keep)

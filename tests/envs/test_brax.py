@@ -101,6 +101,7 @@ def test_known_termination_at_its_borders(name, next_obs, ends):
 
 
 @needs_brax
+@pytest.mark.skipif(os.environ.get("VALEX_ALL_BACKENDS") != "1", reason="costs a compilation: VALEX_ALL_BACKENDS=1")
 def test_joint_coordinates_alone_do_not_restart_spring():
     """Why links are stored: the check of `test_restart_replays_the_step` would notice."""
     env = make_env(EnvConfig(name="inverted_pendulum"))

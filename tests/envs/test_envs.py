@@ -18,16 +18,29 @@ from valex.tables import ENVS
 from valex.types import Array, Env, StepOut
 
 STEPS, INSTANCES = 40, 8
+HALVES = (slice(None, INSTANCES), slice(INSTANCES, None))
 SAME_START = {"probe_constant", "probe_delay", "probe_action", "probe_clock"}  # reset draws from one state
 TERMINATES = {"inverted_pendulum", "hopper", "probe_constant", "probe_obs", "probe_delay", "probe_action", "probe_both"}
 
-# Largest |difference| between a step and the same step restarted from its sim_state, in one compiled program: obs, then
-# reward. Native environments keep their whole state, so theirs is 0. Measured on CPU, then doubled or more.
+# Largest |difference| in (obs, reward) between a step and the same step restarted from its sim_state, both in one compiled
+# program. Native environments keep their whole state, so theirs is 0. Measured on CPU over 4 keys: 0 for all not named
+# here, but hopper 4e-9 (spring), 6e-5 (positional), 9e-7 (generalized), 5e-7 (mjx); halfcheetah 1e-5 (spring);
+# inverted_pendulum 2e-7 (spring); walker2d 6e-9. What is allowed leaves room for another compiler's rounding.
 REPLAY_TOLERANCE = {
-    ("inverted_pendulum", "spring"): (1e-6, 0.0),
-    ("hopper", "spring"): (1e-5, 1e-5),
-    ("walker2d", "spring"): (1e-5, 1e-5),
-    ("halfcheetah", "spring"): (1e-3, 1e-4),
+    "inverted_pendulum": {
+        "spring": (1e-6, 0.0),
+        "positional": (1e-6, 0.0),
+        "generalized": (1e-6, 0.0),
+        "mjx": (1e-6, 0.0),
+    },
+    "hopper": {"spring": (1e-5, 1e-5), "positional": (3e-4, 1e-5), "generalized": (1e-5, 1e-5), "mjx": (1e-5, 1e-5)},
+    "walker2d": {"spring": (1e-5, 1e-5), "positional": (1e-4, 1e-5), "generalized": (1e-4, 1e-5), "mjx": (1e-4, 1e-5)},
+    "halfcheetah": {
+        "spring": (1e-4, 1e-5),
+        "positional": (1e-3, 1e-4),
+        "generalized": (1e-4, 1e-5),
+        "mjx": (1e-4, 1e-5),
+    },
 }
 
 # Bytes one stored state costs. Spring and positional: 52 a link; native: 4 a number.
@@ -86,11 +99,11 @@ def roll(env: Env, key) -> Record:
         both = jax.tree.map(lambda *pair: jnp.concatenate(pair), state, again)
         keys = jax.random.split(key, INSTANCES)
         both, out = jax.vmap(env.step)(jnp.concatenate([keys, keys]), both, jnp.concatenate([action, action]))
-        first, second = (jax.tree.map(lambda x, part=part: x[part], out) for part in np.split(np.arange(16), 2))
+        stored, restarted = (StepOut(*(leaf[half] for leaf in out)) for half in HALVES)
         obs = jax.vmap(env.obs)(state)
-        known_end = jax.vmap(env.terminated)(obs, action, first.obs)
-        record = Record(obs, action, first, second, jax.vmap(env.obs)(again), known_end, alive)
-        return (jax.tree.map(lambda x: x[:INSTANCES], both), alive & ~first.terminated), record
+        known_end = jax.vmap(env.terminated)(obs, action, stored.obs)
+        record = Record(obs, action, stored, restarted, jax.vmap(env.obs)(again), known_end, alive)
+        return (jax.tree.map(lambda x: x[:INSTANCES], both), alive & ~stored.terminated), record
 
     reset_key, key = jax.random.split(key)
     state = jax.vmap(env.reset)(jax.random.split(reset_key, INSTANCES))
@@ -138,7 +151,7 @@ def test_the_key_determines_everything_and_reset_uses_it(case):
 def test_restart_replays_the_step(case):
     """The oracle: from sim_state alone the simulator takes the very step that was stored."""
     record, spec = case.record, case.env.spec
-    obs_tolerance, reward_tolerance = REPLAY_TOLERANCE.get((spec.name, spec.backend), (0.0, 0.0))
+    obs_tolerance, reward_tolerance = REPLAY_TOLERANCE.get(spec.name, {}).get(spec.backend, (0.0, 0.0))
     alive = record.alive
     assert np.abs(record.restarted.obs - record.out.obs)[alive].max() <= obs_tolerance
     assert np.abs(record.restarted.reward - record.out.reward)[alive].max() <= reward_tolerance

@@ -13,6 +13,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -147,7 +148,7 @@ def load_brax(choices: Choices) -> Any:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            import mujoco
+            mujoco: Any = import_module("mujoco")
             from brax import envs
         except ModuleNotFoundError as error:
             raise ValueError(f"env.name: {choices.name} needs Brax: pip install 'valex[brax]'") from error

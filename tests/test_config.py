@@ -1,0 +1,264 @@
+"""Configs: what is refused, what a run is called, and that JSON gives back what went in."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from typing import get_origin
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from valex.config import (
+    _CHOICES,
+    _RANGES,
+    PRESETS,
+    TYPES,
+    ConfigError,
+    algorithm,
+    canonical,
+    check,
+    config_hash,
+    flatten,
+    from_dict,
+    horizon,
+    run_id,
+    to_dict,
+)
+from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, EnvConfig, RunConfig, StoreConfig, TrainConfig
+
+NUMERIC = [name for name, hint in TYPES.items() if any(kind in str(hint) for kind in ("int", "float"))]
+
+
+def put(config: RunConfig, name: str, value) -> RunConfig:
+    """Return the config with one dotted field changed."""
+    part, _, leaf = name.rpartition(".")
+    if not part:
+        return replace(config, **{leaf: value})
+    return replace(config, **{part: replace(getattr(config, part), **{leaf: value})})
+
+
+def error(config: RunConfig) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_can_run(preset):
+    assert check(PRESETS[preset]) is PRESETS[preset]
+
+
+def test_every_number_has_a_range_and_every_name_a_table():
+    assert set(NUMERIC) == set(_RANGES)
+    texts = {n for n, hint in TYPES.items() if get_origin(hint) is not tuple and n not in NUMERIC and hint is not bool}
+    assert texts - {"env.backend"} == set(_CHOICES)  # which backends there are, the environment knows
+    assert set(TYPES) == set(dict(flatten(RunConfig())))
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_the_range_that_a_field_documents_is_enforced(name):
+    text = tiny.documentation()[name]
+    low, high, low_in, high_in = _RANGES[name]
+    if found := re.search(r"\((>=?) (\d+)", text):
+        assert (low, low_in) == (int(found[2]), found[1] == ">="), text
+    if found := re.search(r"in ([\[(])(\d+), (\d+)([\])])", text):
+        assert (low, high, low_in, high_in) == (int(found[2]), int(found[3]), found[1] == "[", found[4] == "]"), text
+    if re.search(r"\b0 (turns it off|is the (one-step|ordinary))", text):
+        assert (low, low_in) == (0, True), text
+
+
+def outside(name: str) -> list:
+    low, high, low_in, high_in = _RANGES[name]
+    step = 1 if "int" in str(TYPES[name]) else 1e-6
+    values = [low - step if low_in else low, high + step if high_in else high]
+    return [v for v in values if step != 1 or math.isfinite(v)]
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name in _RANGES for v in outside(name)])
+def test_a_number_outside_its_range_is_refused(name, value):
+    wrong = (value,) if get_origin(TYPES[name]) is tuple else value
+    said = error(put(RunConfig(), name, wrong))
+    low, high, *_ = _RANGES[name]
+    assert said.startswith(f"{name}: ") and f"{low}, {high}" in said and str(value) in said
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+@pytest.mark.parametrize("value", [math.nan, True, "3", np.int64(3), [3], 2.5])
+def test_a_value_of_another_type_is_refused(name, value):
+    if value == 2.5 and TYPES[name] is float:
+        value = 2.5j
+    assert error(put(RunConfig(), name, value)).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("name", _CHOICES)
+@pytest.mark.parametrize("value", ["foo", None, 3])
+def test_a_name_that_is_in_no_table_is_refused(name, value):
+    said = error(put(RunConfig(), name, value))
+    assert said.startswith(f"{name}: {value!r}") and (value != "foo" or _CHOICES[name][-1] in said)
+
+
+TOGETHER = {
+    "td looks no further": (RunConfig(critic=CriticConfig(horizon=2)), "critic.horizon: .*h_step"),
+    "retrace corrects": (RunConfig(critic=CriticConfig("retrace", "replay", 2)), "critic.estimator: .*doubly_robust"),
+    "particles replay": (
+        RunConfig(critic=CriticConfig("h_step", "replay", 2, particles=2)),
+        "critic.particles: .*model",
+    ),
+    "particles H = 0": (
+        RunConfig(critic=CriticConfig("h_step", "model", 0, particles=2)),
+        "critic.particles: .*horizon",
+    ),
+    "particles actor": (RunConfig(actor=ActorConfig(particles=2)), "actor.particles: .*actor.horizon"),
+    "no hidden layer": (put(RunConfig(), "agent.hidden", ()), "agent.hidden: .*at least 1"),
+    "batch": (put(RunConfig(), "train.warmup_steps", 255), "train.warmup_steps: 255 .*train.batch_size 256"),
+    "warm-up only": (put(RunConfig(), "train.env_steps", 512), "train.env_steps: 512 .*warm-up"),
+    "not a multiple": (RunConfig(train=TrainConfig(env_steps=8_000, num_envs=7)), "train.env_steps: .*multiple .*7"),
+    "too many": (put(RunConfig(), "train.env_steps", 2**31), "train.env_steps: .*2.31"),
+    "evaluations": (
+        replace(put(RunConfig(), "train.num_envs", 16), eval=replace(RunConfig().eval, every=24)),
+        "eval.every",
+    ),
+    "short warm-up": (RunConfig(critic=CriticConfig("h_step", "replay", 600)), "train.warmup_steps: .*601"),
+    "short replay": (
+        RunConfig(critic=CriticConfig("h_step", "replay", 9), train=TrainConfig(num_envs=4, replay_capacity=36)),
+        "train.replay_capacity: 36 .*40",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_fields_that_do_not_go_together_are_refused(case):
+    config, pattern = TOGETHER[case]
+    assert re.match(pattern, error(config)), error(config)
+
+
+def leaves(name: str) -> st.SearchStrategy:
+    """Values that a field may hold."""
+    if name in _CHOICES:
+        return st.sampled_from(_CHOICES[name])
+    hint = TYPES[name]
+    if name not in _RANGES:
+        return st.booleans() if hint is bool else st.one_of(st.none(), st.text(max_size=5))
+    low, high, low_in, high_in = _RANGES[name]
+    if hint is float:
+        return st.floats(
+            low, high, exclude_min=not low_in, exclude_max=not high_in, allow_nan=False, allow_infinity=False
+        )
+    numbers = st.integers(low, high)  # pyright: ignore[reportArgumentType]
+    if get_origin(hint) is tuple:
+        return st.lists(numbers, max_size=3).map(tuple)
+    return numbers if hint is int else st.one_of(st.none(), numbers)
+
+
+@st.composite
+def configs(draw) -> RunConfig:
+    config = RunConfig()
+    for name in draw(st.lists(st.sampled_from(sorted(TYPES)), max_size=8, unique=True)):
+        config = put(config, name, draw(leaves(name)))
+    return config
+
+
+@settings(max_examples=150, deadline=None)
+@given(configs())
+def test_json_gives_back_the_config(config):
+    again = from_dict(json.loads(json.dumps(to_dict(config))))
+    assert again == config and hash(again) == hash(config) and run_id(again) == run_id(config)
+
+
+@settings(max_examples=100, deadline=None)
+@given(configs(), configs())
+def test_a_name_stands_for_one_canonical_config(one, other):
+    plain = [replace(canonical(c), diagnostics=DiagnosticsConfig(), store=StoreConfig()) for c in (one, other)]
+    assert (run_id(one) == run_id(other)) == (plain[0] == plain[1])
+    assert canonical(canonical(one)) == canonical(one) and run_id(canonical(one)) == run_id(one)
+
+
+@pytest.mark.parametrize(
+    "data", [{"gama": 0.9}, {"env": {"nam": "ball"}}, {"env": 3}, {"critic": {"rule": "td", "h": 1}}]
+)
+def test_json_of_another_version_is_named(data):
+    with pytest.raises(ConfigError, match="gama|nam|3|'h'"):
+        from_dict(data)
+
+
+def test_missing_fields_take_their_default():
+    assert from_dict({"gamma": 0.5, "train": {"utd": 2}}) == RunConfig(gamma=0.5, train=TrainConfig(utd=2))
+
+
+def test_names_are_stable_over_processes():
+    """Also over Python's hash seeds: names are read again by later processes."""
+    code = "from valex.config import *; print(*(run_id(c) for c in PRESETS.values()))"
+    environment = dict(os.environ) | {"PYTHONHASHSEED": "7"}
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    here = [run_id(config) for config in PRESETS.values()]
+    assert there.stdout.split() == here and len(set(here)) == len(here)
+    assert here[0].startswith("pendulum__sac__H0__s0__") and here[1].startswith("pendulum__sac-ce__H3__s0__")
+
+
+def test_names_do_not_depend_on_what_does_not_train():
+    base = PRESETS["sac-ce"]
+    measured = replace(base, diagnostics=DiagnosticsConfig((0, 1), 8, 8, True), store=StoreConfig(3, 5))
+    assert run_id(measured) == run_id(base)
+    for name in (
+        "gamma",
+        "agent.tau",
+        "eval.grad_samples",
+        "train.utd",
+        "critic.particles",
+        "env.action_repeat",
+        "seed",
+    ):
+        changed = put(base, name, 0.5 if name in ("gamma", "agent.tau") else 2)
+        assert run_id(changed) != run_id(base), name
+
+
+def test_equal_configs_have_equal_names():
+    """1 == 1.0, so they must be one run; JSON writes them differently."""
+    assert len({run_id(replace(RunConfig(), gamma=zero)) for zero in (0, 0.0, -0.0)}) == 1
+    assert config_hash(put(RunConfig(), "agent.init_alpha", 1)) == config_hash(RunConfig())
+
+
+def test_all_presets_meet_at_horizon_zero():
+    at_zero = {
+        name: replace(c, critic=replace(c.critic, horizon=0), actor=replace(c.actor, horizon=0))
+        for name, c in PRESETS.items()
+    }
+    assert {canonical(config) for config in at_zero.values()} == {canonical(PRESETS["sac"])}
+    assert len({run_id(config) for config in at_zero.values()}) == 1
+
+
+def test_canonical_drops_only_what_has_no_effect():
+    ce = PRESETS["sac-ce"]
+    assert run_id(put(ce, "critic.lam", 0.3)) == run_id(ce), "h_step reads no lambda"
+    for rule in ("td_lambda", "retrace"):
+        traced = replace(ce, critic=replace(ce.critic, rule=rule, estimator="doubly_robust"))
+        assert run_id(put(traced, "critic.lam", 0.3)) != run_id(traced)
+    assert run_id(put(ce, "actor.divide_by_length", False)) == run_id(ce), "the actor does not roll out"
+    ae = PRESETS["sac-ae"]
+    assert run_id(put(ae, "actor.divide_by_length", False)) != run_id(ae)
+
+
+@pytest.mark.parametrize(
+    ("critic", "actor", "name", "h"),
+    [
+        (CriticConfig(), ActorConfig(), "sac", 0),
+        (CriticConfig("h_step", "model", 3), ActorConfig(), "sac-ce", 3),
+        (CriticConfig("td_lambda", "model", 3), ActorConfig(), "sac-ce_td_lambda", 3),
+        (CriticConfig("h_step", "replay", 2), ActorConfig(), "sac-nstep", 2),
+        (CriticConfig("retrace", "replay", 2), ActorConfig(), "sac-retrace", 2),
+        (CriticConfig(), ActorConfig(5), "sac-ae", 5),
+        (CriticConfig("h_step", "model", 3), ActorConfig(5), "sac-ce-ae", 5),
+    ],
+)
+def test_algorithm_and_horizon(critic, actor, name, h):
+    config = RunConfig(env=EnvConfig("ball"), critic=critic, actor=actor, seed=4)
+    assert (algorithm(config), horizon(config)) == (name, h)
+    assert run_id(config) == f"ball__{name}__H{h}__s4__{config_hash(config)}"
