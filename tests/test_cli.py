@@ -283,6 +283,20 @@ def test_train_twice():
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()} == before
 
 
+def test_stdout_is_for_results(monkeypatch):
+    """Importing mjx prints on stdout, which would break --json."""
+    from valex.envs.classic import make_pendulum
+
+    def make_chatty(config):
+        print("Failed to import warp")
+        return make_pendulum(config)
+
+    monkeypatch.setattr(tiny, "make_chatty", make_chatty, raising=False)
+    monkeypatch.setitem(tables.ENVS, "pendulum", tables.Entry("tiny:make_chatty", "prints"))
+    said = train("--json", "--dry-run")
+    assert list(json.loads(said.out)) == ["runs"] and said.err == "Failed to import warp\n"
+
+
 def test_a_diverged_run_is_code_3_and_not_run_again():
     """An absurd learning rate: the first bad quantity and its step are said."""
     for _ in range(2):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -110,6 +111,53 @@ def test_no_home_and_no_place_to_write_are_done_without(monkeypatch, tmp_path):
     assert device.cache_folder() is None and "VALEX_CACHE_DIR" in doctor.cache()
     device.set_up_jax()
     assert jax.config.jax_compilation_cache_dir == before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_device_is_chosen_also_where_jax_is_imported_already():
+    """The variable JAX_PLATFORMS is read at import; worker processes inherit it."""
+    code = (
+        "import jax, os; from valex.device import set_up_jax; set_up_jax('cpu')\n"
+        "print(jax.config.jax_platforms, os.environ['JAX_PLATFORMS'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["cpu", "cpu"]
+
+
+def test_a_torn_entry_of_the_cache_is_removed(monkeypatch, tmp_path):
+    """jax writes entries in place: a kill or a full disk tears one, and jax then warns and compiles at every start."""
+    monkeypatch.setenv("VALEX_CACHE_DIR", str(tmp_path))
+    code = (
+        "import jax; from valex import device; device.set_up_jax()\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)\n"
+        "def torn(x): return x @ x + 1.0\n"
+        "with device.compiling(): jax.jit(torn).lower(jax.ShapeDtypeStruct((8, 8), 'float32')).compile()"
+    )
+
+    def compile_it() -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+
+    def entries() -> list[Path]:
+        return list(tmp_path.glob("*/jit_torn-*"))
+
+    assert compile_it() == ""
+    (entry,) = entries()
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[: len(whole) // 2])
+    (line,) = compile_it().splitlines()
+    assert line.startswith("warning: compilation cache, reading jit_torn: ") and not entries()
+    assert compile_it() == "" and len(entries()) == 1
+
+
+def test_other_warnings_of_a_compilation_are_passed_on(capsys):
+    with pytest.warns(UserWarning, match="unheard of"), device.compiling():
+        warnings.warn("unheard of", stacklevel=1)
+    with pytest.raises(KeyError), pytest.warns(UserWarning, match="before the error"), device.compiling():
+        warnings.warn("before the error", stacklevel=1)
+        raise KeyError
+    with device.compiling():
+        warnings.warn("Error writing persistent compilation cache entry for 'jit_a': full", stacklevel=1)
+    assert capsys.readouterr().err == "warning: compilation cache, writing jit_a: full\n"
 
 
 def test_metadata_names_what_a_run_was_made_with():

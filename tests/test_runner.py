@@ -163,7 +163,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, change):
     name = ".replay.data['float32']"
     altered = {
         "shape": arrays | {name: arrays[name][:-1]},
-        "type": arrays | {name: arrays[name].astype(np.float64)},
+        "type": arrays | {name: arrays[name].astype(np.float16)},
         "lacking": {key: value for key, value in arrays.items() if key != name},
         "unknown": arrays | {".novelty": arrays[name]},
     }[change]
@@ -202,11 +202,13 @@ def test_a_stop_at_every_evaluation_changes_nothing(whole, tmp_path):
     assert metrics(path) == metrics(whole) and status(path)["state"] == "finished"
 
 
-def poison(path: Path, env_steps: int, name: str, value: float) -> None:
-    """Put a number that is not finite into a checkpoint, as a diverging run would."""
+def poison(path: Path, env_steps: int, prefix: str, value: float) -> None:
+    """Put a number that is not finite into arrays of a checkpoint, as a diverging run would."""
     arrays = store.load_checkpoint(path, env_steps)
-    assert arrays is not None and name in arrays, sorted(arrays or {})
-    store.save_checkpoint(path, env_steps, arrays | {name: np.full_like(arrays[name], value)}, 2)
+    assert arrays is not None
+    hit = {n: a for n, a in arrays.items() if n.startswith(prefix) and np.issubdtype(a.dtype, np.floating)}
+    assert hit, sorted(arrays)
+    store.save_checkpoint(path, env_steps, arrays | {n: np.full_like(a, value) for n, a in hit.items()}, 2)
 
 
 def test_a_loss_that_is_not_finite_fails_the_run(tmp_path):
@@ -216,7 +218,7 @@ def test_a_loss_that_is_not_finite_fails_the_run(tmp_path):
     found = status(path)
     assert found["state"] == "failed" and found["env_steps"] == 200
     assert found["message"].endswith("is not finite from env step 161 on")
-    assert found["message"].split()[0] in ("actor/loss", "critic/loss", "critic/grad_norm", "critic/grad_param_std")
+    assert found["message"].split("/")[0] in ("actor", "critic", "target", "alpha")
     assert checkpoints(path) == [160, 120] and tiny.lines(path) == 3, "what was good is kept"
     assert runner.run([TINY], tmp_path) == "failed" and tiny.lines(path) == 3, "it is not run again"
 
@@ -272,7 +274,7 @@ def test_a_group_resumes_from_the_last_checkpoint_of_all(pair, tmp_path):
 def test_a_diverged_seed_does_not_stop_the_others(pair, tmp_path, sick):
     assert runner.run(PAIR, tmp_path, after(3)) == "interrupted"
     for seed in sick:
-        poison(tmp_path / run_id(PAIR[seed]), 160, ".replay.data.reward", np.nan)
+        poison(tmp_path / run_id(PAIR[seed]), 160, ".replay", np.nan)
     assert runner.run(PAIR, tmp_path) == "failed"
     for config in PAIR:
         path = tmp_path / run_id(config)

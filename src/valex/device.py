@@ -4,8 +4,11 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -78,6 +81,33 @@ def set_up_jax(device: str = "auto") -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Compile inside: what jax warns about its cache becomes one line, and a torn entry of it is removed.
+
+    jax writes an entry in place and never replaces one. What a kill or a full disk tore would be refused, with a warning
+    of two lines, and compiled anew at every start.
+    """
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for warning in caught:
+            found = re.match(
+                r"Error (read|writ)ing persistent compilation cache entry for '(.*?)': (.*)", str(warning.message)
+            )
+            if found is None:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+                continue
+            action, name, why = found.groups()
+            print(f"warning: compilation cache, {action}ing {name}: {why}", file=sys.stderr)
+            folder = cache_folder() if action == "read" else None
+            for torn in folder.glob(f"{name}-*") if folder else ():
+                torn.unlink(missing_ok=True)
 
 
 def commit() -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from valex import store
 from valex.config import run_id, to_dict
-from valex.device import metadata
+from valex.device import compiling, metadata
 from valex.diagnostics.final import final_diagnostics
 from valex.settings import RunConfig
 from valex.sinks import Guarded
@@ -51,9 +51,10 @@ def compiled(config: RunConfig, seeds: int) -> tuple[Program, Callable, Callable
         chunk = jax.jit(jax.vmap(program.chunk, in_axes=(0, None)), donate_argnums=0)
         seed = jax.ShapeDtypeStruct((seeds,), jnp.uint32)
     begin = time.perf_counter()
-    compiled_start = start.lower(seed).compile()
-    state = jax.eval_shape(start, seed)
-    compiled_chunk = chunk.lower(state, jax.ShapeDtypeStruct((), jnp.int32)).compile()
+    with compiling():
+        compiled_start = start.lower(seed).compile()
+        state = jax.eval_shape(start, seed)
+        compiled_chunk = chunk.lower(state, jax.ShapeDtypeStruct((), jnp.int32)).compile()
     return program, compiled_start, compiled_chunk, time.perf_counter() - begin
 
 
