@@ -77,7 +77,7 @@ class Worker:
     """A benchmark script in another process: it sets up and compiles, says so, then answers numbers with JSON lines."""
 
     def __init__(self, python: str, script: str, arguments: list[str], environment: dict[str, str] | None = None):
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads could fill up and stop the worker  # noqa: SIM115
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  a pipe that nobody reads could stop the worker  # noqa: SIM115
         self.process = subprocess.Popen(
             [python, script, *arguments],
             stdin=subprocess.PIPE,

@@ -12,7 +12,7 @@ from valex.config import algorithm, horizon, run_id
 from valex.diagnostics.overhead import median_seconds
 from valex.diagnostics.targets import visited_transitions
 from valex.envs.base import reset_batch
-from valex.launch import available_cores, groups
+from valex.launch import available_cores, groups, shape
 from valex.settings import ActorConfig, CriticConfig, RunConfig
 from valex.train import Parts, collect, make_parts
 
@@ -64,22 +64,20 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
     cells: dict[tuple, list[RunConfig]] = {}
     for group in groups(configs, vmap_seeds=False):
         config = group[0]
-        cells.setdefault((config.env.name, algorithm(config), horizon(config), replace(config, seed=0)), []).append(
-            config
-        )
+        cells.setdefault((config.env.name, algorithm(config), horizon(config), shape(config)), []).append(config)
     shapes: dict[tuple, tuple[float, float, float] | str] = {}
     total, unknown = 0.0, 0
     print(f"{'environment':18} {'algorithm':12} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
     for (env, name, h, _), runs in cells.items():
         config = runs[0]
-        shape = (config.env, config.agent, config.train.batch_size, config.train.num_envs)
-        if shape not in shapes:
+        kind = (config.env, config.agent, config.train.batch_size, config.train.num_envs)
+        if kind not in shapes:
             print(f"measuring {env} ...", file=sys.stderr, flush=True)
             try:
-                shapes[shape] = measure(config)
+                shapes[kind] = measure(config)
             except ValueError as error:
-                shapes[shape] = str(error).splitlines()[0]
-        measured = shapes[shape]
+                shapes[kind] = str(error).splitlines()[0]
+        measured = shapes[kind]
         done = sum(
             store.read_json(root / run_id(c) / "status.json").get("state") in ("finished", "failed") for c in runs
         )
