@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from valex.envs.base import tree_where
 from valex.settings import ActorConfig, CriticConfig
 from valex.tables import RULES, load
 from valex.targets import H_STEP, Rule
@@ -37,11 +38,6 @@ class Rollout(NamedTuple):
     terminated: Array  # [H, B] bool
 
 
-def _where(mask: Array, x: PyTree, y: PyTree) -> PyTree:
-    """Select leaves of x where mask [B] holds, of y elsewhere."""
-    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b), x, y)
-
-
 def rollout(
     model: Model, params: PyTree, act: Callable, key: Array, start: tuple[Array, PyTree, Array], horizon: int
 ) -> Rollout:
@@ -58,11 +54,11 @@ def rollout(
         obs, state, alive = carry
         act_key, model_key = jax.random.split(step_key)
         sample = act(act_key, obs)
-        state, out = model.step(params, model_key, _where(alive, state, start_state), sample.action)
+        state, out = model.step(params, model_key, tree_where(alive, state, start_state), sample.action)
         reward = jnp.where(alive, out.reward, 0.0)
         terminated = alive & out.terminated
         alive = alive & ~out.terminated
-        next_obs = _where(alive | terminated, out.obs, start_obs)
+        next_obs = tree_where(alive | terminated, out.obs, start_obs)
         return (next_obs, state, alive), (next_obs, sample.action, sample.log_prob, reward, terminated)
 
     _, (obs, action, log_prob, reward, terminated) = jax.lax.scan(step, start, jax.random.split(key, horizon))

@@ -43,18 +43,18 @@ REPLAY_TOLERANCE = {
     },
 }
 
-# Bytes one stored state costs. Spring and positional: 52 a link; native: 4 a number.
+# Bytes one stored state costs. Native: 4 a number; spring and positional: 52 a link; generalized: (q, qd) + an inverse.
 SIM_STATE_BYTES = {
     ("pendulum", "jax"): 8,
     ("cartpole", "jax"): 16,
     ("ball", "jax"): 24,
     ("inverted_pendulum", "spring"): 104,
     ("inverted_pendulum", "positional"): 104,
-    ("inverted_pendulum", "generalized"): 16,
+    ("inverted_pendulum", "generalized"): 16 + 16,
     ("inverted_pendulum", "mjx"): 36,
     ("hopper", "spring"): 208,
     ("hopper", "positional"): 208,
-    ("hopper", "generalized"): 48,
+    ("hopper", "generalized"): 48 + 144,
     ("hopper", "mjx"): 84,
     ("walker2d", "spring"): 364,
     ("walker2d", "positional"): 364,
@@ -62,7 +62,7 @@ SIM_STATE_BYTES = {
     ("walker2d", "mjx"): 120,
     ("halfcheetah", "spring"): 364,
     ("halfcheetah", "positional"): 364,
-    ("halfcheetah", "generalized"): 72,
+    ("halfcheetah", "generalized"): 72 + 324,
     ("halfcheetah", "mjx"): 120,
 }
 
