@@ -19,21 +19,22 @@ TITLES = {"valex": "valex", "sb3": "Stable-Baselines3", "sbx": "SBX", "bare": "b
 
 
 def serve_valex(hidden: tuple[int, ...], tuned: int) -> None:
-    """The program that `valex train sac` runs. Its evaluation is measured apart and taken off."""
+    """The program that `valex train sac` runs, with its threads. Its evaluation is measured apart and taken off."""
     import jax
     import jax.numpy as jnp
 
+    from valex import device, launch
     from valex.settings import EvalConfig, RunConfig, SACConfig, TrainConfig
     from valex.train import make_program
 
     del tuned
-    program = make_program(
-        RunConfig(
-            agent=SACConfig(hidden=hidden),
-            train=TrainConfig(env_steps=1_000_000, warmup_steps=WARMUP, batch_size=BATCH),
-            eval=EvalConfig(episodes=1, value_bias_states=0, grad_samples=0),
-        )
+    config = RunConfig(
+        agent=SACConfig(hidden=hidden),
+        train=TrainConfig(env_steps=1_000_000, warmup_steps=WARMUP, batch_size=BATCH),
+        eval=EvalConfig(episodes=1, value_bias_states=0, grad_samples=0),
     )
+    device.set_up_jax("cpu", launch.threads_of(config, len(device.available_cores())))
+    program = make_program(config)
     state = program.start(jnp.uint32(0))
 
     def timed(steps: int) -> float:
@@ -49,15 +50,21 @@ def serve_valex(hidden: tuple[int, ...], tuned: int) -> None:
         return {"seconds": seconds, "updates": int(state.agent.critic_opt[0].count) - before}
 
     timed(100)
-    serve({"version": f"jax {jax.__version__}"}, answer)
+    serve({"version": f"jax {jax.__version__}, {device.cpu_threads()} threads"}, answer)
 
 
 def serve_bare(hidden: tuple[int, ...], tuned: int) -> None:
-    """The update alone."""
+    """The update alone, with the threads that valex takes."""
     import jax
     from bare_sac import make_loop
 
+    from valex import device, launch
+    from valex.settings import RunConfig, SACConfig
+
     del tuned
+    device.set_up_jax(
+        "cpu", launch.threads_of(RunConfig(agent=SACConfig(hidden=hidden)), len(device.available_cores()))
+    )
     loop, state = make_loop(hidden)
 
     def answer(steps: int) -> dict:
@@ -167,10 +174,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sb3-python", default="", help="interpreter with stable-baselines3; default: this one")
     parser.add_argument("--sbx-python", default="", help="interpreter with sbx-rl; default: this one")
-    parser.add_argument("--hidden", type=widths, action="append", help="widths, may be repeated; default 256,256 and 64,64")
+    parser.add_argument(
+        "--hidden", type=widths, action="append", help="widths, may be repeated; default 256,256 and 64,64"
+    )
     parser.add_argument("--steps", type=int, default=500, help="control steps per turn")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant")
-    parser.add_argument("--torch-threads", type=int, default=0, help="threads of torch; 0 leaves its default, all cores")
+    parser.add_argument(
+        "--torch-threads", type=int, default=0, help="threads of torch; 0 leaves its default, all cores"
+    )
     parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.role:

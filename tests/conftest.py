@@ -1,8 +1,10 @@
-"""One folder for compiled programs in a test session, shared by its worker processes and by every `valex` they start."""
+"""One thread for XLA, as `valex train` gives small nets, and one folder for compiled programs, shared by all processes."""
 
 import os
 
 import pytest
+
+os.environ["PJRT_NPROC"] = "1"  # before anything imports jax
 
 
 @pytest.fixture(scope="session", autouse=True)

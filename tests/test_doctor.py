@@ -124,6 +124,17 @@ def test_the_device_is_chosen_also_where_jax_is_imported_already():
     assert done.stdout.split() == ["cpu", "cpu"]
 
 
+def test_the_threads_of_xla(monkeypatch):
+    """The variable is read by XLA alone; what jax was set up with can be asked for afterwards."""
+    code = "from valex import device; device.set_up_jax('cpu', {}); print(device.cpu_threads())"
+    for asked, expected in ((1, 1), (3, 3)):
+        done = subprocess.run([sys.executable, "-c", code.format(asked)], capture_output=True, text=True, check=True)
+        assert int(done.stdout) == expected
+    for unusable in ("", "0", "many"):
+        monkeypatch.setenv(device.THREADS, unusable)
+        assert device.cpu_threads() == len(device.available_cores())
+
+
 def test_a_torn_entry_of_the_cache_is_removed(monkeypatch, tmp_path):
     """jax writes entries in place: a kill or a full disk tears one, and jax then warns and compiles at every start."""
     monkeypatch.setenv("VALEX_CACHE_DIR", str(tmp_path))

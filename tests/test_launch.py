@@ -62,7 +62,7 @@ def test_workers_die_with_their_parent_and_the_command_goes_on(whole, tmp_path):
     assert stopped.code == 75 and "Traceback" not in stopped.err, stopped.err
     reached = [store.checkpoint_steps(path)[0] for path in paths]
     assert all(status(path)["state"] == "interrupted" for path in paths) and max(reached) < 4_000
-    assert all(store.read_json(path / "meta.json")["cores"] == 1 for path in paths)
+    assert all(store.read_json(path / "meta.json")["threads"] == 1 for path in paths)
 
     process = tiny.start(*command(tmp_path, *seeds))
     wait_until(lambda: all(store.checkpoint_steps(p)[0] > r for p, r in zip(paths, reached, strict=True)), process)
@@ -105,26 +105,35 @@ def test_ctrl_c_stops_with_a_checkpoint_and_a_second_command_is_turned_away(whol
     assert metrics(path) == whole[0]
 
 
-def test_a_run_goes_on_with_the_cores_it_began_with(whole, tmp_path):
-    """XLA splits its sums by threads: a run begun in a worker of one core must not end in a process of two."""
+def test_a_run_goes_on_with_the_threads_it_began_with(whole, tmp_path):
+    """XLA splits its sums by threads: what was begun on one must not end on two."""
     asked = itertools.count()
     path = tiny.train(LONG, tmp_path, runner.Hooks(should_stop=lambda: next(asked) >= 97))
+    wide = replace(LONG, agent=replace(LONG.agent, hidden=(8, launch.SMALL_NET + 1)))
+    assert store.read_json(path / "meta.json")["threads"] == 1
+    assert launch._by_threads([[LONG], [wide]], tmp_path, workers=1, cores=2) == {1: [[LONG]], 2: [[wide]]}
+    assert launch._by_threads([[LONG], [wide]], tmp_path, workers=2, cores=2) == {1: [[LONG], [wide]]}
+    store.write_json(path / "meta.json", {"threads": 2})
+    assert launch._by_threads([[LONG]], tmp_path, workers=1, cores=2) == {2: [[LONG]]}
+    store.write_json(path / "meta.json", {"threads": 1})
+    assert tiny.valex(*command(tmp_path)).code == 0
+    assert metrics(path) == whole[0] and store.read_json(path / "meta.json")["threads"] == 1
+
+
+def test_what_needs_other_threads_than_this_process_has_gets_a_worker(tmp_path):
+    """A pytest process has one thread: nets that are shared out go to a process of their own with all cores."""
+    wide = replace(TINY, agent=replace(TINY.agent, hidden=(launch.SMALL_NET + 1,)))
     cores = len(device.available_cores())
-    assert store.read_json(path / "meta.json")["cores"] == cores
-    store.write_json(path / "meta.json", {"cores": 1})
-    assert launch._by_cores([[LONG], [PAIR[1]]], tmp_path, cores, cores) == (
-        {1: [[LONG]], cores: [[PAIR[1]]]} if cores > 1 else {1: [[LONG], [PAIR[1]]]}
-    )
-    said = tiny.valex(*command(tmp_path))
-    assert said.code == 0 and metrics(path) == whole[0]
-    assert store.read_json(path / "meta.json")["cores"] == 1
+    assert launch.launch([TINY, wide], tmp_path, OPTIONS).exit_code() == 0
+    found = [store.read_json(tmp_path / run_id(config) / "meta.json")["threads"] for config in (TINY, wide)]
+    assert found == [1, cores]
 
 
-def test_begun_with_more_cores_than_there_are(tmp_path):
+def test_begun_with_more_threads_than_there_are_cores(tmp_path):
     path = tmp_path / run_id(TINY)
     store.save_checkpoint(path, 80, {}, 2)
-    store.write_json(path / "meta.json", {"cores": 9_999})
-    assert launch._by_cores([[TINY]], tmp_path, 1, 2) == {1: [[TINY]]}
+    store.write_json(path / "meta.json", {"threads": 9_999})
+    assert launch._by_threads([[TINY]], tmp_path, workers=1, cores=2) == {1: [[TINY]]}
 
 
 def test_equal_runs_are_run_once_and_shapes_go_together():

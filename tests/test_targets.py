@@ -113,8 +113,11 @@ def test_shapes_are_checked_at_trace_time():
         targets.backward_return(x.reward, x.discount[:-1], x.value, x.q, x.continues)
 
 
-def test_target_metrics_match_numpy():
-    y = np.random.default_rng(0).normal(size=101)
+@pytest.mark.parametrize("size", [1, 2, 7, 101, 256])
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 1e6])
+def test_target_metrics_match_numpy(size, shift):
+    y = (np.random.default_rng(0).normal(size=size) + shift).astype(np.float32)
+    y[size // 2] = -0.0
     found = targets.target_metrics(jnp.asarray(y))
     expected = (y.mean(), y.var(), *np.quantile(y, [0.05, 0.5, 0.95]))
-    np.testing.assert_allclose(list(found.values()), expected, rtol=1e-5)
+    np.testing.assert_allclose(list(found.values()), expected, rtol=1e-5, atol=1e-6)

@@ -82,7 +82,7 @@ def test_counts_of_steps_and_updates():
     config = replace(TINY, train=replace(TINY.train, num_envs=2, utd=3))
     state, metrics, bad = run(config)
     assert int(state.iterations) == total_iterations(config) == (120 - 40) // 2
-    assert int(state.replay.size) == 60 and state.replay.data["bool"].shape == (60, 2, 2)
+    assert int(state.replay.size) == 60 and state.replay.words.shape[:2] == (60, 2)
     assert int(state.agent.critic_opt[0].count) == 40 * 2 * 3
     assert float(state.agent.normalizer.count) == 120
     assert all(int(step) == 40 for step in bad.values())

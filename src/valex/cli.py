@@ -45,9 +45,10 @@ def check_options(options: RunOptions) -> tuple[str, ...]:
 def prepare(configs: list[RunConfig], options: RunOptions) -> None:
     """Set up jax, then build every environment once. Raises ConfigError or UsageError before anything is written."""
     check_options(options)
-    from valex import device
+    from valex import device, launch
 
-    device.set_up_jax(options.device)
+    cores = len(device.available_cores())
+    device.set_up_jax(options.device, max(launch.threads_of(config, cores) for config in configs))
     for config in {(c.env, c.actor.horizon > 0): c for c in configs}.values():
         check_environment(config)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from valex import __version__
 
+THREADS = "PJRT_NPROC"  # read by XLA when jax makes its first array
 CUDA_HINT = "pip install 'valex[cuda12]' (or 'valex[cuda13]')"
 
 
@@ -26,6 +27,12 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def cpu_threads() -> int:
+    """Return how many threads XLA spreads a computation over on the CPU: what `set_up_jax` asked for, else one per core."""
+    asked = os.environ.get(THREADS, "")
+    return int(asked) if asked.isdecimal() and int(asked) else len(available_cores())
 
 
 def cache_folder() -> Path | None:
@@ -49,15 +56,18 @@ def cache_folder() -> Path | None:
     return Path(root) / f"jax-{version('jaxlib')}-{hashlib.sha256(cpu.encode()).hexdigest()[:8]}"
 
 
-def set_up_jax(device: str = "auto") -> None:
+def set_up_jax(device: str = "auto", threads: int = 0) -> None:
     """Select `device` (auto, cpu, cuda) and turn the persistent compilation cache on.
 
-    Worker processes inherit the choice. Raises DeviceError with the pip line if CUDA is asked for and absent. A cache
+    `threads` above 0 bounds XLA's thread pool on the CPU; without effect once jax has made an array. Worker processes
+    inherit the choice. Raises DeviceError with the pip line if CUDA is asked for and absent. A cache
     folder that cannot be written is done without.
     """
     platforms = {"cpu": "cpu", "cuda": "cuda,cpu"}.get(device)
     if platforms:
         os.environ["JAX_PLATFORMS"] = platforms
+    if threads:
+        os.environ[THREADS] = str(threads)
     import jax
 
     if platforms:
@@ -124,7 +134,7 @@ def commit() -> str:
 
 @lru_cache(maxsize=1)
 def metadata() -> dict:
-    """Return versions, device, cores, git commit and command of this process."""
+    """Return versions, device, cores, XLA's threads, git commit and command of this process."""
     from importlib.metadata import PackageNotFoundError, version
 
     import jax
@@ -138,6 +148,7 @@ def metadata() -> dict:
         "versions": versions,
         "device": f"{device.platform} ({device.device_kind})",
         "cores": len(available_cores()),
+        "threads": cpu_threads(),
         "commit": commit(),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

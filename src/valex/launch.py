@@ -4,7 +4,7 @@ On a CPU every seed is a run of its own and workers share the runs (vmapping see
 docs/results/performance.md). On an accelerator the seeds of one config train as one vmapped program in this process.
 A run that fails or a worker that dies does not stop the others.
 
-The last bits of a run depend on the number of cores that XLA spreads its sums over. How many a run gets follows from the
+The last bits of a run depend on the number of threads that XLA spreads its sums over. How many a run gets follows from the
 command alone, not from what is left to do, and a run with a checkpoint goes on with the number that it began with.
 """
 
@@ -23,9 +23,12 @@ from pathlib import Path
 
 from valex import store
 from valex.config import check, run_id
-from valex.device import available_cores
+from valex.device import available_cores, cpu_threads
 from valex.settings import DiagnosticsConfig, RunConfig, StoreConfig
 
+SMALL_NET = (
+    128  # units in the widest layer, up to which a second thread slows an update down (docs/results/performance.md)
+)
 EXIT = {"finished": 0, "failed": 3, "interrupted": 75, "error": 1}
 
 
@@ -68,6 +71,11 @@ def groups(configs: list[RunConfig], vmap_seeds: bool) -> list[list[RunConfig]]:
 def shape(config: RunConfig) -> RunConfig:
     """Return what the compiled program of a config depends on."""
     return replace(config, seed=0, diagnostics=DiagnosticsConfig(), store=StoreConfig())
+
+
+def threads_of(config: RunConfig, cores: int) -> int:
+    """Return how many threads a run gets that has the machine to itself: all, unless its nets are too small to share out."""
+    return 1 if max(config.agent.hidden) <= SMALL_NET else cores
 
 
 class Stop:
@@ -126,10 +134,10 @@ def launch(configs: list[RunConfig], root: Path, options: LaunchOptions) -> Summ
     asked = groups(configs, vmap_seeds=not on_cpu)
     workers = min(options.workers or (len(cores) if on_cpu else 1), len(asked))
     todo = [group for group in (_unended(group, root, summary, options) for group in asked) if group]
-    usual = len(cores) if workers <= 1 else 1
+    here = cpu_threads()
     with Stop() as stop:
-        for count, part in _by_cores(todo, root, usual, len(cores)).items() if on_cpu else [(usual, todo)]:
-            if workers <= 1 and count == usual:
+        for count, part in _by_threads(todo, root, workers, len(cores)).items() if on_cpu else [(here, todo)]:
+            if workers <= 1 and count == here:
                 _launch_here(part, root, options, stop, summary)
             else:
                 chunks = [cores[i : i + count] for i in range(0, len(cores) - count + 1, count)] if on_cpu else [[]]
@@ -152,15 +160,16 @@ def _unended(group: list[RunConfig], root: Path, summary: Summary, options: Laun
     return rest
 
 
-def _by_cores(todo: list[list[RunConfig]], root: Path, usual: int, available: int) -> dict[int, list[list[RunConfig]]]:
-    """Sort groups by the number of cores that they began with, `usual` for those that have not begun."""
+def _by_threads(todo: list[list[RunConfig]], root: Path, workers: int, cores: int) -> dict[int, list[list[RunConfig]]]:
+    """Sort groups by the number of threads that they began with, or get if they have not begun: one among several workers."""
     parts: dict[int, list[list[RunConfig]]] = {}
     for group in todo:
+        usual = 1 if workers > 1 else threads_of(group[0], cores)
         path, count = root / run_id(group[0]), usual
         if store.checkpoint_steps(path):
             with contextlib.suppress(store.StoreError):
-                count = store.read_json(path / "meta.json").get("cores", usual)
-        parts.setdefault(count if count in range(1, available + 1) else usual, []).append(group)
+                count = store.read_json(path / "meta.json").get("threads", usual)
+        parts.setdefault(count if count in range(1, cores + 1) else usual, []).append(group)
     return parts
 
 
@@ -202,11 +211,11 @@ def _worker(pipe: Connection, cores: list[int], root: Path, sinks: tuple[str, ..
     _die_with_parent(parent)
     sys.stdout = sys.stderr  # stdout belongs to the parent's results
     if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)  # XLA sizes its thread pool by this
+        os.sched_setaffinity(0, cores)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share one accelerator
     from valex.device import set_up_jax
 
-    set_up_jax()
+    set_up_jax(threads=len(cores))
     options = LaunchOptions(sinks=sinks, progress=lambda event: pipe.send(("progress", event)))
     while (group := pipe.recv()) is not None:
         pipe.send(("done", run_group(group, root, options, stop)))

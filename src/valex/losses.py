@@ -1,5 +1,7 @@
 """Losses of learned functions: arrays in, one number out. Targets are received, never computed here."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +21,8 @@ def gradient_metrics(name: str, grads: PyTree) -> dict[str, Array]:
     """
     leaves = jax.tree.leaves(grads)
     n = sum(leaf.size for leaf in leaves)
-    total = sum(jnp.sum(leaf) for leaf in leaves)
-    squares = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+    dot = partial(jnp.vdot, precision="highest")  # on a CPU several times faster than a sum, which goes one by one
+    total = sum(dot(leaf, jnp.ones_like(leaf)) for leaf in leaves)
+    squares = sum(dot(leaf, leaf) for leaf in leaves)
     spread = jnp.sqrt(jnp.maximum(squares / n - jnp.square(total / n), 0.0))
     return {f"{name}/grad_norm": jnp.sqrt(squares), f"{name}/grad_param_std": spread}

@@ -1,9 +1,10 @@
 """Replay on the device: a ring of [capacity, num_envs] steps, time-ordered for every environment.
 
-Pure functions over one PyTree. Fields of one type lie side by side in one array, so that a step is one write and a batch
-one gather per type, and so that XLA writes in place: of two rings with equal shapes it copies one at every step.
+Pure functions over one PyTree. A step lies in ONE array, as a row of 32-bit words, so that it is one write and a batch one
+gather, and so that XLA writes in place: of two rings it copies one at every step (docs/decisions.md).
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,93 +15,100 @@ import jax.numpy as jnp
 
 from valex.types import Array, PyTree, Transition
 
+WORD = 32  # bits
+
 
 class Layout(NamedTuple):
-    """Where the fields of a step lie in the packed arrays; hashable, not traced."""
+    """Where the fields of a step lie in its row: numbers first, then the flags, one bit each; hashable, not traced."""
 
     tree: Any  # structure of a step
     shapes: tuple[tuple[int, ...], ...]  # shape of every leaf, without axes of time and environment
     dtypes: tuple[str, ...]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["data", "position", "size"], meta_fields=["layout"])
+@partial(jax.tree_util.register_dataclass, data_fields=["words", "position", "size"], meta_fields=["layout"])
 @dataclass(frozen=True)
 class Replay:
     """The ring and its head."""
 
-    data: dict[str, Array]  # type -> [capacity, num_envs, numbers of that type in one step]
+    words: Array  # [capacity, num_envs, words of one step] uint32
     position: Array  # [] int32, next row to write
     size: Array  # [] int32, rows written so far, at most capacity
     layout: Layout
 
 
-def _numbers(shape: tuple[int, ...]) -> int:
-    """Return how many numbers an array of this shape holds."""
-    count = 1
-    for length in shape:
-        count *= length
-    return count
-
-
 def init(example: Transition, capacity: int, num_envs: int) -> Replay:
     """Allocate a ring of `capacity` rows for `num_envs` environments, shaped like one `example` step without axes.
 
-    Raises ValueError if capacity is below 1.
+    Raises ValueError if capacity is below 1 or a field is neither a flag nor made of 32-bit numbers.
     """
     if capacity < 1:
         raise ValueError(f"train.replay_capacity: {capacity} rows of {num_envs} environments; at least 1 is needed")
     leaves, tree = jax.tree.flatten(example)
-    shapes = tuple(tuple(jnp.shape(leaf)) for leaf in leaves)
-    dtypes = tuple(str(jnp.asarray(leaf).dtype) for leaf in leaves)
-    widths = {dtype: sum(_numbers(s) for s, d in zip(shapes, dtypes, strict=True) if d == dtype) for dtype in dtypes}
-    data = {dtype: jnp.zeros((capacity, num_envs, width), dtype) for dtype, width in sorted(widths.items())}
-    return Replay(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), Layout(tree, shapes, dtypes))
+    layout = Layout(tree, tuple(jnp.shape(x) for x in leaves), tuple(str(jnp.asarray(x).dtype) for x in leaves))
+    if wrong := [d for d in layout.dtypes if d != "bool" and jnp.dtype(d).itemsize * 8 != WORD]:
+        raise ValueError(f"replay: a field of type {wrong[0]}; 32-bit numbers and booleans can be stored")
+    numbers, flags = (sum(math.prod(s) for s, d in zip(*layout[1:], strict=True) if (d == "bool") == b) for b in (0, 1))
+    words = jnp.zeros((capacity, num_envs, numbers + -(-flags // WORD)), jnp.uint32)
+    return Replay(words, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), layout)
 
 
-def _pack(layout: Layout, step: Transition) -> dict[str, Array]:
-    """Lay the leaves [N, ...] of a step side by side, [N, width] for each type."""
-    leaves = zip(jax.tree.leaves(step), layout.dtypes, strict=True)
-    flat = [(dtype, leaf.astype(dtype).reshape(leaf.shape[0], -1)) for leaf, dtype in leaves]
-    return {dtype: jnp.concatenate([x for d, x in flat if d == dtype], axis=1) for dtype in sorted(set(layout.dtypes))}
+def _pack(layout: Layout, step: Transition) -> Array:
+    """Lay the leaves [N, ...] of a step side by side as words [N, width]."""
+    words, flags = [], []
+    for leaf, dtype in zip(jax.tree.leaves(step), layout.dtypes, strict=True):
+        flat = leaf.astype(dtype).reshape(leaf.shape[0], -1)
+        (flags if dtype == "bool" else words).append(flat)
+    words = [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in words]
+    if flags:
+        bits = jnp.concatenate(flags, axis=1).astype(jnp.uint32)
+        for i in range(0, bits.shape[1], WORD):
+            group = bits[:, i : i + WORD]
+            shifted = group << jnp.arange(group.shape[1], dtype=jnp.uint32)
+            words.append(jnp.sum(shifted, axis=1, keepdims=True, dtype=jnp.uint32))
+    return jnp.concatenate(words, axis=1)
 
 
-def _unpack(layout: Layout, rows: dict[str, Array]) -> Transition:
-    """Undo `_pack` for rows [..., width] of each type."""
-    start = dict.fromkeys(rows, 0)
+def _unpack(layout: Layout, words: Array) -> Transition:
+    """Undo `_pack` for words [..., width]."""
+    sizes = [math.prod(shape) for shape in layout.shapes]
+    number, flag = 0, WORD * sum(n for n, dtype in zip(sizes, layout.dtypes, strict=True) if dtype != "bool")
     leaves = []
-    for shape, dtype in zip(layout.shapes, layout.dtypes, strict=True):
-        stop = start[dtype] + _numbers(shape)
-        part = rows[dtype][..., start[dtype] : stop]
-        leaves.append(part.reshape(*part.shape[:-1], *shape))
-        start[dtype] = stop
+    for n, shape, dtype in zip(sizes, layout.shapes, layout.dtypes, strict=True):
+        if dtype == "bool":
+            bit = jnp.arange(flag, flag + n, dtype=jnp.uint32)
+            part = (words[..., bit // WORD] >> bit % WORD) & 1 == 1
+            flag += n
+        else:
+            part = jax.lax.bitcast_convert_type(words[..., number : number + n], jnp.dtype(dtype))
+            number += n
+        leaves.append(part.reshape(*words.shape[:-1], *shape))
     return jax.tree.unflatten(layout.tree, leaves)
 
 
 def add(replay: Replay, step: Transition) -> Replay:
     """Write one step of every environment, leaves [num_envs, ...], over the oldest row once the ring is full."""
     chex.assert_trees_all_equal_structs(jax.tree.unflatten(replay.layout.tree, replay.layout.dtypes), step)
-    capacity = next(iter(replay.data.values())).shape[0]
-    packed = _pack(replay.layout, step)
-    data = {
-        dtype: jax.lax.dynamic_update_index_in_dim(ring, packed[dtype], replay.position, 0)
-        for dtype, ring in replay.data.items()
-    }
+    capacity = replay.words.shape[0]
+    words = jax.lax.dynamic_update_index_in_dim(replay.words, _pack(replay.layout, step), replay.position, 0)
     position, size = (replay.position + 1) % capacity, jnp.minimum(replay.size + 1, capacity)
-    return Replay(data, position, size, replay.layout)
+    return Replay(words, position, size, replay.layout)
 
 
 def sample_sequences(replay: Replay, key: Array, batch: int, length: int) -> Transition:
     """Draw `batch` windows of `length` consecutive rows of one environment, uniformly; leaves [length, batch, ...].
 
     A window never crosses the write head; it may cross the end of an episode, which its flags show. At least `length`
-    rows must have been written: the caller's warm-up sees to that (`config.check`).
+    rows must have been written: the caller's warm-up sees to that (`config.check`). One draw of 32 bits modulo the N
+    possible windows: some are likelier than others by a factor of at most 1 + N / 2^32.
     """
-    capacity, num_envs = next(iter(replay.data.values())).shape[:2]
-    flat = jax.random.randint(key, (batch,), 0, (replay.size - (length - 1)) * num_envs)
-    age, env = flat // num_envs, flat % num_envs
-    oldest = replay.position - replay.size
-    rows = (oldest + age + jnp.arange(length)[:, None]) % capacity
-    return _unpack(replay.layout, {dtype: ring[rows, env] for dtype, ring in replay.data.items()})
+    capacity, num_envs, width = replay.words.shape
+    windows = (replay.size - (length - 1)) * num_envs
+    start = (jax.random.bits(key, (batch,)) % windows.astype(jnp.uint32)).astype(jnp.int32)
+    age, env = start // num_envs, start % num_envs
+    rows = (replay.position - replay.size + age + jnp.arange(length)[:, None]) % capacity
+    flat = replay.words.reshape(capacity * num_envs, width)
+    return _unpack(replay.layout, flat.at[rows * num_envs + env].get(mode="promise_in_bounds"))
 
 
 def num_bytes(tree: PyTree) -> int:

@@ -2,7 +2,7 @@
 
 A run that is killed at any moment and started again ends with the same metrics.jsonl, byte for byte, as one that was
 not: the whole state is in the checkpoint, and lines written after it are dropped before going on. That holds for the same
-number of cores, since XLA splits its sums by threads; `valex.launch` sees to it.
+number of XLA's threads, which it splits its sums by; `valex.launch` sees to it.
 """
 
 import contextlib

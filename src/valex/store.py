@@ -3,7 +3,7 @@
 config.json        the resolved config
 meta.json          versions, device, git commit, command
 status.json        state: running | finished | failed | interrupted, with a message
-metrics.jsonl      one line per evaluation; bit-identical for equal config, seed, machine and number of cores
+metrics.jsonl      one line per evaluation; bit-identical for equal config, seed, machine and number of threads
 time.jsonl         wall-clock figures, kept apart because they never repeat
 diagnostics.json   what was measured once, on the final agent
 checkpoints/       the whole state: <steps>.safetensors with <steps>.json, which holds its checksum
