@@ -13,16 +13,22 @@ def td_loss(q: Array, target: Array) -> Array:
     return 0.5 * jnp.mean(jnp.square(q - jax.lax.stop_gradient(target)))
 
 
-def gradient_metrics(name: str, grads: PyTree) -> dict[str, Array]:
-    """Return the norm of a gradient and the standard deviation over all its parameter entries.
+_dot = partial(jnp.vdot, precision="highest")  # on a CPU several times faster than a sum, which XLA takes one by one
 
-    The latter is what the release of 2412.20537 plots as actor-gradient std: a spread over ENTRIES of one mini-batch
-    gradient, not a variance over samples (that one is `grad/actor_sample_variance`).
+
+def gradient_norm(grads: PyTree) -> Array:
+    """Return the Euclidean norm of a gradient over all its entries."""
+    return jnp.sqrt(sum(_dot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
+
+
+def gradient_param_std(grads: PyTree) -> Array:
+    """Return the standard deviation over all entries of ONE mini-batch gradient.
+
+    What the release of 2412.20537 plots as actor-gradient std; the variance over samples is another number
+    (`grad/actor_sample_variance`).
     """
     leaves = jax.tree.leaves(grads)
     n = sum(leaf.size for leaf in leaves)
-    dot = partial(jnp.vdot, precision="highest")  # on a CPU several times faster than a sum, which goes one by one
-    total = sum(dot(leaf, jnp.ones_like(leaf)) for leaf in leaves)
-    squares = sum(dot(leaf, leaf) for leaf in leaves)
-    spread = jnp.sqrt(jnp.maximum(squares / n - jnp.square(total / n), 0.0))
-    return {f"{name}/grad_norm": jnp.sqrt(squares), f"{name}/grad_param_std": spread}
+    mean = sum(_dot(leaf, jnp.ones_like(leaf)) for leaf in leaves) / n
+    squares = sum(_dot(leaf, leaf) for leaf in leaves)
+    return jnp.sqrt(jnp.maximum(squares / n - jnp.square(mean), 0.0))

@@ -17,7 +17,7 @@ import optax
 
 from valex import distributions, normalize
 from valex.expansion import Expansion
-from valex.losses import gradient_metrics, td_loss
+from valex.losses import gradient_norm, gradient_param_std, td_loss
 from valex.networks import Network, critic_ensemble, gaussian_actor
 from valex.settings import SACConfig
 from valex.targets import target_metrics
@@ -123,9 +123,17 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         actor, actor_opt = _apply(actor_tx, a_grads, state.actor_opt, state.actor)
         log_alpha, alpha_opt = _apply(alpha_tx, t_grad, state.alpha_opt, state.log_alpha)
         target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
-        metrics = target_metrics(target) | {"critic/loss": c_loss, "critic/q_mean": q_mean}
-        metrics |= gradient_metrics("critic", c_grads) | {"actor/loss": a_loss, "actor/entropy": -jnp.mean(log_prob)}
-        metrics |= gradient_metrics("actor", a_grads) | {"alpha/loss": t_loss, "alpha/value": jnp.exp(state.log_alpha)}
+        metrics = target_metrics(target) | {
+            "critic/loss": c_loss,
+            "critic/q_mean": q_mean,
+            "critic/grad_norm": gradient_norm(c_grads),
+            "actor/loss": a_loss,
+            "actor/entropy": -jnp.mean(log_prob),
+            "actor/grad_norm": gradient_norm(a_grads),
+            "actor/grad_param_std": gradient_param_std(a_grads),
+            "alpha/loss": t_loss,
+            "alpha/value": jnp.exp(state.log_alpha),
+        }
         new = SACState(actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt)
         return new, metrics
 
