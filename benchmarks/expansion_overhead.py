@@ -12,6 +12,8 @@ update includes drawing its batch of 256 from replay.
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +23,8 @@ import jax.numpy as jnp
 from common import Times, footer, header, interleave, paired, ratio, show
 
 from valex import replay as replays
-from valex.device import set_up_jax
+from valex.device import available_cores, cpu_threads, set_up_jax
+from valex.launch import threads_of
 from valex.models.oracle import make_oracle
 from valex.settings import CriticConfig, EnvConfig, RunConfig, SACConfig, TrainConfig
 from valex.train import Parts, TrainState, make_parts, make_program
@@ -86,11 +89,16 @@ def policy_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], flo
     return timer(loop(body, count), (batch.obs[0], jnp.zeros(BATCH)), count)
 
 
-def measure(task: str, horizons: tuple[int, ...], seconds: float, rounds: int) -> None:
-    """Time every part for one task and print the ratios of all horizons."""
+def base_config(task: str) -> RunConfig:
+    """Return plain SAC for env:widths."""
     name, text = task.split(":")
     hidden = tuple(int(x) for x in text.split(","))
-    base = RunConfig(EnvConfig(name), SACConfig(hidden=hidden), train=TrainConfig(env_steps=4_000, warmup_steps=2_000))
+    return RunConfig(EnvConfig(name), SACConfig(hidden=hidden), train=TrainConfig(env_steps=4_000, warmup_steps=2_000))
+
+
+def measure(base: RunConfig, horizons: tuple[int, ...], seconds: float, rounds: int) -> None:
+    """Time every part for one task and print the ratios of all horizons."""
+    name, hidden = base.env.name, base.agent.hidden
     expanded = {h: replace(base, critic=CriticConfig("h_step", "model", h)) for h in horizons}
     # One state for all: it holds the simulator states, which plain SAC does not read.
     state = make_program(expanded[horizons[0]]).start(jnp.uint32(0))
@@ -125,10 +133,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="of every timed loop")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each part")
     args = parser.parse_args()
-    header("critic expansion against its parts")
-    set_up_jax()
-    for task in args.task or TASKS:
-        measure(task, tuple(args.horizon or HORIZONS), args.seconds, args.rounds)
+    tasks = args.task or TASKS
+    if len(tasks) > 1:  # XLA is told its threads once per process
+        for task in tasks:
+            more = [word for h in args.horizon or () for word in ("--horizon", str(h))]
+            timing = ["--seconds", str(args.seconds), "--rounds", str(args.rounds)]
+            subprocess.run([sys.executable, __file__, "--task", task, *more, *timing], check=True)
+        return
+    config = base_config(tasks[0])
+    set_up_jax(threads=threads_of(config, len(available_cores())))
+    header(f"critic expansion against its parts, {cpu_threads()} threads as in `valex train`")
+    measure(config, tuple(args.horizon or HORIZONS), args.seconds, args.rounds)
     footer()
 
 

@@ -11,10 +11,10 @@ with it, and no instruction may copy an array of its length. The memory of a pro
 
 import argparse
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from valex.device import set_up_jax
 from valex.settings import EnvConfig, EvalConfig, RunConfig, SACConfig, TrainConfig
 from valex.train import make_parts, make_program
 
+STATUS = Path("/proc/self/status")
 STATE_BYTES = {"pendulum": 2 * 4, "hopper": 4 * 13 * 4}  # angle and rate; 4 links with 13 floats each
 
 
@@ -47,9 +48,9 @@ def field_bytes(preset: str, env: str) -> int:
     return always + extra[preset]
 
 
-def peak() -> int:
-    """Return the most bytes of memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def held(field: str) -> int:
+    """Return the bytes of memory that this process holds (VmRSS) or has held at most since the last reset (VmHWM); Linux."""
+    return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(field))
 
 
 def fill(preset: str, env: str, steps: int) -> None:
@@ -59,10 +60,11 @@ def fill(preset: str, env: str, steps: int) -> None:
         shapes = jax.eval_shape(program.start, jnp.uint32(0))
         start = program.start.lower(jnp.uint32(0)).compile()
         chunk = program.chunk.lower(shapes, jax.ShapeDtypeStruct((), jnp.int32)).compile()
-        before = peak()  # compilation is not the replay's doing
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of compilation
+        before = held("VmRSS")
         state = start(jnp.uint32(0))
         state = jax.block_until_ready(chunk(state, jnp.int32(10))[0])
-        print((peak() - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay)))
+        print((held("VmHWM") - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(state.replay)))
 
 
 def report(preset: str, env: str, steps: int, measure: bool) -> None:
@@ -111,7 +113,7 @@ def main() -> None:
     )
     for env in args.env or STATE_BYTES:
         for preset in args.preset or PRESETS:
-            report(preset, env, args.steps, measure=env == "pendulum")
+            report(preset, env, args.steps, measure=env == "pendulum" and STATUS.exists())
     footer()
 
 

@@ -22,7 +22,16 @@ from valex.config import run_id
 from valex.settings import DiagnosticsConfig, EnvConfig, StoreConfig
 from valex.train import make_program
 
-FILES = {"config.json", "meta.json", "status.json", "metrics.jsonl", "time.jsonl", "checkpoints", ".lock"}
+FILES = {
+    "config.json",
+    "meta.json",
+    "status.json",
+    "metrics.jsonl",
+    "time.jsonl",
+    "checkpoints",
+    "final.safetensors",
+    ".lock",
+}
 
 
 def checkpoints(path: Path) -> list[int]:
@@ -95,7 +104,7 @@ def test_what_a_finished_run_leaves(whole):
     assert list(run.metrics["env_steps"]) == [80, 120, 160, 200, 240]
     assert list(run.metrics["grad_steps"]) == [40, 80, 120, 160, 200]
     assert np.all(np.isfinite(run.metrics["critic/loss"])) and len(run.time["time/update_s"]) == 6
-    assert checkpoints(whole) == [240, 200]
+    assert checkpoints(whole) == [] and store.load_final(whole)
     meta = store.read_json(whole / "meta.json")
     assert meta["threads"] == 1 and meta["device"].startswith("cpu") and meta["versions"]["jax"]
 
@@ -119,7 +128,7 @@ def test_a_kill_at_any_moment_changes_nothing(whole, tmp_path):
         train(TINY, path.parent)
         assert metrics(path) == metrics(whole), path
         assert status(path)["state"] == "finished"
-        assert {p.name for p in path.iterdir()} == FILES and len(list((path / "checkpoints").iterdir())) == 4, path
+        assert {p.name for p in path.iterdir()} == FILES, path
     assert resumed_from == {0, 80, 120, 160, 200, 240}
 
 
@@ -143,7 +152,6 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, tmp_path, capsy
     assert metrics(path) == metrics(whole)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == damaged and all("is damaged" in line for line in said)
-    assert checkpoints(path) == [240, 200]
 
 
 def test_a_checkpoint_without_its_metrics_does_not_count(whole, tmp_path, capsys):
@@ -175,8 +183,27 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, change):
 
 
 def test_the_cadence_of_checkpoints(tmp_path):
-    path = train(replace(TINY, store=StoreConfig(checkpoint_every=2, keep=4)), tmp_path)
+    path = train(replace(TINY, store=StoreConfig(checkpoint_every=2, keep=4, keep_finished=4)), tmp_path)
     assert checkpoints(path) == [240, 200, 120]
+
+
+def test_what_stays_of_a_finished_run(whole, tmp_path):
+    """The agent, ready to act, and nothing of the replay; checkpoints go only after the run is marked finished."""
+    parts, state = runner.load_agent(whole)
+    assert checkpoints(whole) == [] and state.replay == () and int(state.iterations) == 200
+    program = make_program(TINY)
+    ended, *_ = program.chunk(program.start(jnp.uint32(TINY.seed)), jnp.int32(200))
+    obs = jnp.ones((3, parts.env.spec.obs_dim))
+    act = lambda agent: parts.agent.act(agent, jax.random.key(0), obs, explore=False).action  # noqa: E731
+    np.testing.assert_allclose(act(state.agent), act(ended.agent), rtol=1e-5)
+    path = copy(whole, tmp_path)
+    file = path / "final.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(store.StoreError, match="final.safetensors: damaged"):
+        runner.load_agent(path)
+    file.unlink()
+    with pytest.raises(store.StoreError, match="has not finished"):
+        runner.load_agent(path)
 
 
 def test_a_finished_run_is_not_run_again(whole, tmp_path):

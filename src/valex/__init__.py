@@ -18,7 +18,7 @@ _EXPORTS = {
     "backward_return": "targets",
     "make_expansion": "expansion",
     "make_env": "envs.base", "make_oracle": "models.oracle", "make_sac": "agents.sac",
-    "make_program": "train", "sample_sequences": "replay",
+    "make_program": "train", "sample_sequences": "replay", "load_agent": "runner",
     "read_runs": "store", "write_report": "report.html",
 }  # fmt: skip
 

@@ -84,10 +84,12 @@ def make_root(root: Path) -> None:
 
 def run_all(configs: list[RunConfig], root: Path, options: RunOptions, title: str) -> int:
     """Train, show progress, say what went wrong; return the exit code."""
-    from valex import launch
+    from valex import estimate, launch
     from valex.progress import Progress
 
     make_root(root)
+    if not options.quiet:
+        print(estimate.memory_line(configs, options.workers), file=sys.stderr)
     with Progress(title, len({run_id(c) for c in configs}), options.quiet) as progress:
         launched = launch.LaunchOptions(options.workers, check_options(options), progress)
         summary = launch.launch(configs, root, launched)

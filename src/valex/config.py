@@ -82,6 +82,7 @@ _RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of ea
     "diagnostics.target_particles": (2, 10**5, True, True),
     "store.checkpoint_every": (1, 10**9, True, True),
     "store.keep": (2, 1000, True, True),
+    "store.keep_finished": (0, 1000, True, True),
     "gamma": (0, 1, True, False),
     "seed": (0, 2**32 - 1, True, True),
 }

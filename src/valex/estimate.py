@@ -1,5 +1,6 @@
 """What a grid of runs will cost on this machine: a short measurement per environment and network, then arithmetic."""
 
+import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from valex.diagnostics.overhead import median_seconds
 from valex.diagnostics.targets import visited_transitions
 from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape
+from valex.replay import num_bytes
 from valex.settings import ActorConfig, CriticConfig, RunConfig
-from valex.train import Parts, collect, make_parts
+from valex.train import Parts, collect, empty_replay, make_parts
 
 BACKWARD = 4.0  # forward, rematerialised forward and backward of a differentiated model step, in forward steps
 
@@ -49,6 +51,24 @@ def run_seconds(config: RunConfig, measured: tuple[float, float, float]) -> floa
     per_update = update_s + (critic_steps + actor_steps) * oracle_s
     iterations = train.env_steps / train.num_envs
     return iterations * collect_s + train.env_steps * train.utd * per_update
+
+
+def processes(workers: int) -> int:
+    """Return how many processes train at once: those asked for, else one per core on a CPU and one on an accelerator."""
+    return workers or (len(available_cores()) if jax.default_backend() == "cpu" else 1)
+
+
+def memory_line(configs: list[RunConfig], workers: int) -> str:
+    """Return what the replays of a grid take at once. Raises ValueError where an environment cannot be built."""
+    largest: dict[tuple, RunConfig] = {}
+    for config in sorted(configs, key=lambda c: (c.critic.horizon > 0) + 2 * (c.actor.horizon > 0)):
+        largest[config.env, config.train] = config  # of one environment, what rolls out stores most
+    size = max(num_bytes(jax.eval_shape(lambda c=c: empty_replay(c, make_parts(c)))) for c in largest.values())
+    together = groups(configs, vmap_seeds=jax.default_backend() != "cpu")
+    count = max(map(len, together)) * min(processes(workers), len(together))
+    return (
+        f"memory: a replay of up to {size / 1e6:,.1f} MB per run, runs at once: {count}; a checkpoint takes as much disk"
+    )
 
 
 def readable(seconds: float) -> str:
@@ -89,7 +109,9 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
         total += seconds * (len(runs) - done)
         print(f"{env:18} {name:12} {h:3d} {len(runs):5d} {done:8d} {readable(seconds):>10}")
     count = sum(map(len, cells.values()))
-    spread = workers or (len(available_cores()) if jax.default_backend() == "cpu" else 1)
+    spread = processes(workers)
     rest = f"; {unknown} runs could not be measured" if unknown else ""
     print(f"{count} runs in {root}; about {readable(total / spread)} on {spread} {jax.default_backend()} workers{rest}")
     print("Without compilation and evaluation; measured one at a time on this machine just now.")
+    with contextlib.suppress(ValueError):  # said above, with the environment's name
+        print(memory_line(configs, workers))

@@ -24,7 +24,17 @@ from valex.device import compiling, metadata
 from valex.diagnostics.final import final_diagnostics
 from valex.settings import RunConfig
 from valex.sinks import Guarded
-from valex.train import Program, TrainState, make_program, total_iterations, traceable, warmup_iterations
+from valex.train import (
+    Parts,
+    Program,
+    TrainState,
+    make_parts,
+    make_program,
+    make_start,
+    total_iterations,
+    traceable,
+    warmup_iterations,
+)
 
 FINISHED, FAILED, INTERRUPTED, STALE = "finished", "failed", "interrupted", "stale"
 
@@ -262,8 +272,27 @@ class Group:
             measured = final_diagnostics(self.configs[i], program.parts, own)
             if measured:
                 store.write_json(self.paths[i] / "diagnostics.json", measured)
+            store.save_final(self.paths[i], {n: np.asarray(leaf) for n, leaf in named_arrays(_lasting(own)).items()})
         self._status(FINISHED, self.alive)
+        for i in self.alive:  # after the status: a kill in between leaves too much, never too little
+            store.forget_after(self.paths[i], self.reached, self.config.store.keep_finished)
         self.tell(FINISHED)
+
+
+def _lasting(state: Any) -> Any:
+    """Return a state without what only further training needs."""
+    return state._replace(replay=(), envs=())
+
+
+def load_agent(path: Path) -> tuple[Parts, TrainState]:
+    """Return the components of a finished run and its state: `agent` and `model` as they ended, no replay, no environments.
+
+    Raises StoreError if the run has not finished, was damaged or made by another version.
+    """
+    config = store.read_run(path).config
+    parts = make_parts(config)
+    shapes = jax.eval_shape(make_start(config, parts), jax.ShapeDtypeStruct((), jnp.uint32))
+    return parts, restore(_lasting(shapes), store.load_final(path), str(path / "final.safetensors"))
 
 
 def warn(message: str) -> None:

@@ -138,12 +138,14 @@ class DiagnosticsConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """How often the whole state is saved."""
+    """How often the whole state is saved, and for how long."""
 
     checkpoint_every: int = 10
     """Evaluations between checkpoints of the whole state (>= 1); the last evaluation is always saved."""
     keep: int = 2
     """Checkpoints kept (>= 2, so that a damaged one has a predecessor)."""
+    keep_finished: int = 0
+    """Checkpoints that a finished run keeps; its agent stays in final.safetensors, without the replay."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ status.json        state: running | finished | failed | interrupted, with a mess
 metrics.jsonl      one line per evaluation; bit-identical for equal config, seed, machine and number of threads
 time.jsonl         wall-clock figures, kept apart because they never repeat
 diagnostics.json   what was measured once, on the final agent
-checkpoints/       the whole state: <steps>.safetensors with <steps>.json, which holds its checksum
+checkpoints/       the whole state: <steps>.safetensors with <steps>.json, which holds its checksum; empty once finished
+final.safetensors  agent and dynamics model of a finished run
 """
 
 import fcntl
@@ -141,16 +142,40 @@ def columns(rows: list[dict]) -> dict[str, np.ndarray]:
     return {n: np.array([np.nan if row.get(n) is None else row[n] for row in rows], float) for n in names}
 
 
+def _encoded(arrays: dict[str, np.ndarray]) -> bytes:
+    """Return named arrays as the bytes of a safetensors file."""
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()})
+
+
+def save_final(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Save what stays of a finished run as final.safetensors. Raises OSError."""
+    write_bytes(path / "final.safetensors", _encoded(arrays))
+
+
+def load_final(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of final.safetensors. Raises StoreError if the run has not finished or the file is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file = path / "final.safetensors"
+    try:
+        return load(file.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"{file}: there is none; the run has not finished") from error
+    except SafetensorError as error:
+        raise StoreError(f"{file}: damaged ({error}); delete the run directory and train again") from error
+
+
 def save_checkpoint(path: Path, env_steps: int, arrays: dict[str, np.ndarray], keep: int) -> None:
     """Save named arrays as the checkpoint at `env_steps`, then drop all but the newest `keep`. Raises OSError.
 
     The manifest is written last: what has no manifest is no checkpoint.
     """
-    from safetensors.numpy import save
-
     folder = path / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    data = save({name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()})
+    data = _encoded(arrays)
     stem = folder / f"{env_steps:012d}"
     write_bytes(stem.with_suffix(".safetensors"), data)
     manifest = {"env_steps": env_steps, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -115,10 +115,27 @@ def total_iterations(config: RunConfig) -> int:
     return config.train.env_steps // config.train.num_envs - warmup_iterations(config)
 
 
+def uniform_actions(env: Env) -> Callable:
+    """Build (key, obs) -> ActionSample, uniform over the action space."""
+    return lambda key, obs: distributions.uniform_sample(key, (*obs.shape[:-1], env.spec.act_dim))
+
+
+def empty_replay(config: RunConfig, parts: Parts) -> replays.Replay:
+    """Allocate the replay of a run: what its config reads back, for as many steps as it takes, at most replay_capacity."""
+    env, train = parts.env, config.train
+
+    def step(key: Array) -> Transition:
+        return collect(env, uniform_actions(env), key, reset_batch(env, key, train.num_envs))[1]
+
+    shapes = keeps(config, parts, jax.eval_shape(step, jax.random.key(0)))
+    example = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), shapes)
+    return replays.init(example, max(1, min(train.replay_capacity, train.env_steps) // train.num_envs), train.num_envs)
+
+
 def make_start(config: RunConfig, parts: Parts) -> Callable:
     """Build (seed) -> TrainState: fresh parts, and a replay filled by the uniformly random warm-up."""
     env, agent, train = parts.env, parts.agent, config.train
-    capacity = max(1, min(train.replay_capacity, train.env_steps) // train.num_envs)
+    uniform = uniform_actions(env)
 
     def start(seed: Array) -> TrainState:
         agent_key, model_key, reset_key = jax.random.split(stream(seed, "init"), 3)
@@ -126,18 +143,13 @@ def make_start(config: RunConfig, parts: Parts) -> Callable:
         model_params = parts.model.init(model_key) if parts.model else ()
         envs = reset_batch(env, reset_key, train.num_envs)
 
-        def uniform(key: Array, obs: Array):
-            return distributions.uniform_sample(key, (*obs.shape[:-1], env.spec.act_dim))
-
         def step(carry, key):
             agent_state, replay, envs = carry
             envs, transition = collect(env, uniform, key, envs)
             agent_state = agent.observe(agent_state, transition.obs)
             return (agent_state, replays.add(replay, keeps(config, parts, transition)), envs), None
 
-        shapes = jax.eval_shape(lambda k, e: collect(env, uniform, k, e)[1], reset_key, envs)
-        example = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), keeps(config, parts, shapes))
-        carry = (agent_state, replays.init(example, capacity, train.num_envs), envs)
+        carry = (agent_state, empty_replay(config, parts), envs)
         keys = jax.random.split(stream(seed, "warmup"), warmup_iterations(config))
         (agent_state, replay, envs), _ = jax.lax.scan(step, carry, keys)
         return TrainState(
