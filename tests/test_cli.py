@@ -273,7 +273,8 @@ def test_train_twice():
     first = train()
     path = Path("runs/train") / run_id(TINY)
     assert first.code == 0 and first.out.startswith(f"{path}  finished  final return -")
-    (line,) = first.err.splitlines()
+    memory, line = first.err.splitlines()
+    assert re.fullmatch(r"memory: a replay of up to [\d.]+ MB per run, runs at once: 1; .*", memory)
     assert re.fullmatch(rf"\[1/1 +\d+ s\] {path.name}: finished", line)
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*") if p.is_file()}
     again = train("-q", "--json")

@@ -10,7 +10,8 @@ import pytest
 from valex import tables
 from valex.config import PRESETS
 from valex.envs.classic import make_pendulum
-from valex.evaluate import monte_carlo_steps, value_bias
+from valex.evaluate import episode_returns, monte_carlo_steps, value_bias
+from valex.replay import sample_sequences
 from valex.settings import ActorConfig, CriticConfig, EnvConfig, EvalConfig, RunConfig, SACConfig, TrainConfig
 from valex.train import make_parts, make_program, total_iterations
 from valex.types import ActionSample, Agent, Bootstrap
@@ -163,3 +164,18 @@ def test_every_arm_runs_and_stays_finite(arm):
     lean = replace(TINY.eval, value_bias_states=0, grad_samples=2 if arm == "ae" else 0)
     _, metrics, _ = run(replace(TINY, critic=critic, actor=actor, eval=lean))
     assert all(np.isfinite(float(value)) for value in metrics.values())
+
+
+def test_evaluation_reports_the_return_of_the_task_whatever_the_offset():
+    returns, rewards = [], []
+    for offset in (0.0, 50.0):
+        config = replace(TINY, env=EnvConfig("pendulum", episode_length=20, reward_offset=offset))
+        parts = make_parts(config)
+        agent_state = parts.agent.init(jax.random.key(0))
+        returns.append(
+            episode_returns(parts.env, parts.agent, agent_state, jax.random.key(1), 3)["eval/episode_return"]
+        )
+        replay = make_program(config).start(jnp.uint32(0)).replay
+        rewards.append(sample_sequences(replay, jax.random.key(2), 8, 1).reward)
+    np.testing.assert_allclose(returns[0], returns[1], rtol=1e-4)
+    np.testing.assert_allclose(rewards[0] + 50.0, rewards[1], rtol=1e-5)  # and training sees it

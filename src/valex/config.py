@@ -54,6 +54,7 @@ _CHOICES = {
 _RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of each of its numbers
     "env.action_repeat": (1, 1000, True, True),
     "env.episode_length": (1, 10**9, True, True),
+    "env.reward_offset": (-math.inf, math.inf, False, False),
     "agent.hidden": (1, 10**6, True, True),
     "agent.actor_lr": (0, math.inf, False, False),
     "agent.critic_lr": (0, math.inf, False, False),

@@ -66,9 +66,7 @@ def memory_line(configs: list[RunConfig], workers: int) -> str:
     size = max(num_bytes(jax.eval_shape(lambda c=c: empty_replay(c, make_parts(c)))) for c in largest.values())
     together = groups(configs, vmap_seeds=jax.default_backend() != "cpu")
     count = max(map(len, together)) * min(processes(workers), len(together))
-    return (
-        f"memory: a replay of up to {size / 1e6:,.1f} MB per run, runs at once: {count}; a checkpoint takes as much disk"
-    )
+    return f"memory: a replay of up to {size / 1e6:,.1f} MB per run, runs at once: {count}; a checkpoint takes as much disk"
 
 
 def readable(seconds: float) -> str:

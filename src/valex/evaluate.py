@@ -16,6 +16,7 @@ MONTE_CARLO_TAIL = 1e-3  # a Monte-Carlo return runs until gamma^T is below this
 def episode_returns(env: Env, agent: Agent, state: PyTree, key: Array, episodes: int) -> dict[str, Array]:
     """Return the mean undiscounted return and length of `episodes` episodes under the evaluation policy.
 
+    The return is the task's own: an offset of the rewards in training is taken off.
     One environment per episode, and only its first episode counts, so that short episodes are not over-weighted.
     `key` fixes the initial states: the same key gives the same starts at every evaluation.
     """
@@ -27,7 +28,7 @@ def episode_returns(env: Env, agent: Agent, state: PyTree, key: Array, episodes:
         act_key, env_key = jax.random.split(key)
         sample = agent.act(state, act_key, jax.vmap(env.obs)(sim), explore=False)
         sim, out = jax.vmap(env.step)(jax.random.split(env_key, episodes), sim, sample.action)
-        total = total + jnp.where(alive, out.reward, 0.0)
+        total = total + jnp.where(alive, out.reward - env.spec.reward_offset, 0.0)
         return (sim, alive & ~out.terminated, total, length + alive), None
 
     carry = (start, jnp.ones(episodes, bool), jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32))

@@ -22,6 +22,8 @@ class EnvConfig:
     """Base steps per control step (>= 1), rewards summed; None takes the environment's default."""
     episode_length: int | None = None
     """Control steps until truncation (>= 1); None takes the environment's default."""
+    reward_offset: float = 0.0
+    """Added to the reward of every control step in training; evaluation reports the task's own return."""
 
 
 @dataclass(frozen=True)

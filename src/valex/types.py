@@ -56,6 +56,7 @@ class EnvSpec(NamedTuple):
     dt: float  # seconds per control step, action repeat included
     backend: str  # "jax", or the physics backend
     differentiable: bool  # reverse-mode gradients through step are right
+    reward_offset: float = 0.0  # what every reward of a control step holds on top of the task's own
 
 
 class Env(NamedTuple):

@@ -193,3 +193,13 @@ def test_seeds_vmapped_equal_seeds_alone():
 
 def test_every_environment_names_a_factory():
     assert all(entry.target.startswith("valex.envs.") for entry in ENVS.values())
+
+
+def test_a_reward_offset_moves_the_reward_and_nothing_else():
+    base, env = make_env(EnvConfig("cartpole")), make_env(EnvConfig("cartpole", action_repeat=2, reward_offset=-3.0))
+    assert base.spec.reward_offset == 0.0 and env.spec.reward_offset == -3.0
+    plain = make_env(EnvConfig("cartpole", action_repeat=2))
+    state, action = plain.reset(jax.random.key(0)), jnp.array([0.3])
+    (_, expected), (_, found) = (e.step(jax.random.key(1), state, action) for e in (plain, env))
+    np.testing.assert_allclose(found.reward, expected.reward - 3.0, rtol=1e-6)  # once per control step
+    np.testing.assert_array_equal(found.obs, expected.obs)

@@ -44,13 +44,13 @@ class Outcome(NamedTuple):
 
 
 def make_env(config: EnvConfig) -> Env:
-    """Build the environment that `config` names.
+    """Build the environment that `config` names, its rewards shifted by `config.reward_offset`.
 
     Raises ValueError, one line that begins with the field at fault and says what is allowed.
     """
     if config.name not in tables.ENVS:
         raise ValueError(f"env.name: got {config.name!r}, allowed: {', '.join(tables.ENVS)}")
-    return tables.load(tables.ENVS, config.name)(config)
+    return offset_reward(tables.load(tables.ENVS, config.name)(config), config.reward_offset)
 
 
 def resolve(config: EnvConfig, backends: tuple[str, ...], episode_length: int) -> Choices:
@@ -120,6 +120,22 @@ def repeat_action(env: Env, n: int) -> Env:
 
     spec = env.spec._replace(action_repeat=env.spec.action_repeat * n, dt=env.spec.dt * n)
     return env._replace(spec=spec, step=step)
+
+
+def offset_reward(env: Env, offset: float) -> Env:
+    """Add `offset` to the reward of every control step; 0 returns `env`.
+
+    Without terminations all returns move by offset * (1 - gamma^T) / (1 - gamma) and no ordering of policies changes: what
+    moves is where they lie from a critic that starts at 0. With terminations a positive offset pays for staying alive.
+    """
+    if offset == 0.0:
+        return env
+
+    def step(key, state, action):
+        state, out = env.step(key, state, action)
+        return state, out._replace(reward=out.reward + offset)
+
+    return env._replace(spec=env.spec._replace(reward_offset=env.spec.reward_offset + offset), step=step)
 
 
 def reset_batch(env: Env, key: Array, num_envs: int) -> VecState:

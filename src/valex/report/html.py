@@ -70,7 +70,7 @@ def facts(study: Study, runs: list[StoredRun]) -> list[tuple[str, str]]:
         for key, value in meta.items():
             text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
             seen.setdefault(key, []).append(text)
-    for key in ("command", "versions", "device", "cores", "threads", "commit"):
+    for key in ("command", "versions", "device", "threads", "commit"):
         texts = [text for text, _ in Counter(seen.get(key, [])).most_common()]
         if texts:
             found.append((key, " | ".join(texts[:3]) + (f" | and {len(texts) - 3} more" if len(texts) > 3 else "")))
