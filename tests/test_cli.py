@@ -372,7 +372,8 @@ def test_cuda_fails_loudly_where_there_is_none():
     command = [sys.executable, "-m", "valex.cli", "train", "sac", "--device", "cuda"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (
-        done.returncode == 1 and "--device cuda: jax finds no such device; pip install 'valex[cuda12]'" in done.stderr
+        done.returncode == 2
+        and "valex: --device cuda: jax finds no such device; pip install 'valex[cuda12]'" in done.stderr
     )
     assert not list(Path().iterdir())
 
@@ -427,4 +428,33 @@ def test_a_reader_that_has_seen_enough():
         [sys.executable, "-m", "valex.cli", "list", "envs"], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    assert done.stderr == ""
+    assert done.stderr == "" and done.returncode == 141
+
+
+@pytest.mark.parametrize("command", ["list", "doctor"])
+def test_every_command_has_help(command):
+    said = valex(command, "--help")
+    assert said.code == 0 and said.out.startswith(f"usage: valex {command}") and said.err == ""
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_that_is_not_installed_is_refused(name, monkeypatch):
+    monkeypatch.setitem(cli.SINKS, name, "surely_not_installed")
+    said = train(f"--{name}")
+    assert said == (2, "", f"valex: {name}: surely_not_installed is not installed; pip install 'valex[{name}]'\n")
+    assert not list(Path().iterdir())
+
+
+def test_an_environment_that_computes_while_it_is_built(monkeypatch):
+    """Brax reads numbers of its arrays: nothing may build an environment inside a trace."""
+    import jax.numpy as jnp
+
+    from valex.envs.classic import make_pendulum
+
+    def make_reading(config):
+        assert float(jnp.ones(()) + 1.0) == 2.0
+        return make_pendulum(config)
+
+    monkeypatch.setattr(tiny, "make_reading", make_reading, raising=False)
+    monkeypatch.setitem(tables.ENVS, "pendulum", tables.Entry("tiny:make_reading", "reads"))
+    assert train().code == 0

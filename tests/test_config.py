@@ -128,9 +128,10 @@ TOGETHER = {
     ),
     "short warm-up": (RunConfig(critic=CriticConfig("h_step", "replay", 600)), "train.warmup_steps: .*601"),
     "short replay": (
-        RunConfig(critic=CriticConfig("h_step", "replay", 9), train=TrainConfig(num_envs=4, replay_capacity=36)),
-        "train.replay_capacity: 36 .*40",
+        RunConfig(critic=CriticConfig("h_step", "replay", 99), train=TrainConfig(num_envs=4, replay_capacity=396)),
+        "train.replay_capacity: 396 .*400",
     ),
+    "replay below a batch": (RunConfig(train=TrainConfig(replay_capacity=255)), "train.replay_capacity: 255 .*256"),
 }
 
 

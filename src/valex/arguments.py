@@ -86,7 +86,7 @@ def _field(token: str) -> str | None:
 def _values(field: str, text: str) -> list[str]:
     """Return the words that stand for one value: commas part a list, true, false and none as Python spells them."""
     if field in _LISTS:
-        return [word for word in text.split(",") if word]
+        return text.split(",") if text else []
     if (field in _FLAGS and text.lower() in ("true", "false")) or (field in _OPTIONAL and text.lower() == "none"):
         return [text.capitalize()]
     return [text]
@@ -143,6 +143,8 @@ def one_line(box: str, prog: str) -> str:
     rows = [line.strip("│ \n") for line in box.splitlines() if line.startswith("│")]
     rule = next((i for i, row in enumerate(rows) if row.startswith("──")), len(rows))
     message = " ".join(rows[:rule]) or box.strip().replace("\n", " ")
+    message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", message)
+    message = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", message)
     options = [row for row in rows[rule:] if row.startswith("--")]
     if message.startswith("Unrecognized"):
         flag = message.split(":", 1)[-1].split(",")[0].strip()

@@ -1,24 +1,30 @@
 """The command line: valex train | study | report | list | doctor.
 
-Exit codes: 0 ok, 1 a run failed, 2 usage, 3 diverged (not finite), 75 stopped by SIGTERM with a checkpoint saved,
-130 SIGINT. Nothing here imports jax before a command needs it, so that help and lists answer at once.
+Exit codes: 0 ok, 1 a run failed, 2 usage or no such device, 3 diverged (not finite), 75 stopped by SIGTERM with a
+checkpoint saved, 130 SIGINT, 141 nobody reads stdout. Nothing here imports jax before a command needs it, so that help
+and lists answer at once.
 """
 
 import contextlib
 import errno
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from valex import __version__
 from valex.arguments import ReportCommand, RunOptions, StudyCommand, TrainCommand, UsageError, parse
 from valex.config import PRESET_SUMMARIES, PRESETS, ConfigError, check, run_id
+from valex.device import DeviceError
 from valex.settings import RunConfig
+from valex.sinks import SINKS
 from valex.tables import AGENTS, ENVS, MODELS, RULES, STUDIES, load
 
+MAX_WORKERS = 1024
 TABLES = {"agents": AGENTS, "envs": ENVS, "models": MODELS, "rules": RULES, "studies": STUDIES}
 
 USAGE = f"""valex {__version__}: a laboratory for value expansion in reinforcement learning
@@ -35,11 +41,15 @@ USAGE = f"""valex {__version__}: a laboratory for value expansion in reinforceme
 
 def check_options(options: RunOptions) -> tuple[str, ...]:
     """Return the sinks asked for. Raises UsageError for options that cannot be."""
-    if options.workers < 0:
-        raise UsageError(f"workers: {options.workers} is below 0")
+    if not 0 <= options.workers <= MAX_WORKERS:
+        raise UsageError(f"workers: {options.workers} is not in 0..{MAX_WORKERS}")
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise UsageError(f"out: {options.out} is a file; name a folder")
-    return tuple(name for name in ("tensorboard", "wandb") if getattr(options, name))
+    sinks = tuple(name for name in SINKS if getattr(options, name))
+    for name in sinks:
+        if find_spec(SINKS[name]) is None:
+            raise UsageError(f"{name}: {SINKS[name]} is not installed; pip install 'valex[{name}]'")
+    return sinks
 
 
 def prepare(configs: list[RunConfig], options: RunOptions) -> None:
@@ -56,11 +66,8 @@ def prepare(configs: list[RunConfig], options: RunOptions) -> None:
 def check_environment(config: RunConfig) -> None:
     """Raise ConfigError where the environment cannot be built or the horizon needs gradients it does not have."""
     extra = ENVS[config.env.name].extra
-    if extra:
-        from importlib.util import find_spec
-
-        if find_spec(extra) is None:
-            raise ConfigError(f"env.name: {config.env.name} needs the extra {extra}: pip install 'valex[{extra}]'")
+    if extra and find_spec(extra) is None:
+        raise ConfigError(f"env.name: {config.env.name} needs the extra {extra}: pip install 'valex[{extra}]'")
     from valex.train import make_parts
 
     try:
@@ -232,6 +239,9 @@ def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
 def list_table(arguments: list[str]) -> int:
     """valex list TABLE."""
     words = [a for a in arguments if a != "--json"]
+    if {"-h", "--help"} & set(words):
+        print(f"usage: valex list {'|'.join(TABLES)} [--json]")
+        return 0
     if len(words) != 1 or words[0] not in TABLES:
         raise UsageError(f"list: choose one of {', '.join(TABLES)}")
     table = TABLES[words[0]]
@@ -248,6 +258,11 @@ def doctor(arguments: list[str]) -> int:
     """valex doctor."""
     from valex.doctor import print_findings
 
+    if {"-h", "--help"} & set(arguments):
+        print(
+            "usage: valex doctor [--json]\n\nsay what is installed, which device jax uses, what is missing and its pip line"
+        )
+        return 0
     if set(arguments) - {"--json"}:
         raise UsageError("doctor: takes no argument but --json")
     return print_findings("--json" in arguments)
@@ -273,7 +288,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our stdout, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 128 + signal.SIGPIPE
+    except DeviceError as error:
+        print(f"valex: {error}", file=sys.stderr)
+        return 2
     except (OSError, RuntimeError, ValueError) as error:
         if os.environ.get("VALEX_TRACEBACK"):
             raise

@@ -55,7 +55,7 @@ _RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of ea
     "env.action_repeat": (1, 1000, True, True),
     "env.episode_length": (1, 10**9, True, True),
     "env.reward_offset": (-math.inf, math.inf, False, False),
-    "agent.hidden": (1, 10**6, True, True),
+    "agent.hidden": (1, 16_384, True, True),
     "agent.actor_lr": (0, math.inf, False, False),
     "agent.critic_lr": (0, math.inf, False, False),
     "agent.alpha_lr": (0, math.inf, True, False),
@@ -183,6 +183,10 @@ def _check_loop(config: RunConfig) -> None:
     if train.warmup_steps < train.batch_size:
         raise ConfigError(
             f"train.warmup_steps: {train.warmup_steps} must be at least train.batch_size {train.batch_size}"
+        )
+    if train.replay_capacity < train.batch_size:
+        raise ConfigError(
+            f"train.replay_capacity: {train.replay_capacity} must be at least train.batch_size {train.batch_size}"
         )
     if train.env_steps % train.num_envs or train.env_steps < warmup + train.num_envs:
         raise ConfigError(

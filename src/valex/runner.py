@@ -284,11 +284,12 @@ def _lasting(state: Any) -> Any:
     return state._replace(replay=(), envs=())
 
 
-def load_agent(path: Path) -> tuple[Parts, TrainState]:
+def load_agent(path: Path | str) -> tuple[Parts, TrainState]:
     """Return the components of a finished run and its state: `agent` and `model` as they ended, no replay, no environments.
 
     Raises StoreError if the run has not finished, was damaged or made by another version.
     """
+    path = Path(path)
     config = store.read_run(path).config
     parts = make_parts(config)
     shapes = jax.eval_shape(make_start(config, parts), jax.ShapeDtypeStruct((), jnp.uint32))

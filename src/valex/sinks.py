@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SINKS = ("tensorboard", "wandb")
+SINKS = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # name, also of the extra -> package that it needs
 
 
 class TensorBoard:

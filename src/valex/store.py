@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,9 +71,9 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError:
         return {}
     except ValueError as error:
-        raise StoreError(f"{path}: not JSON ({error}); delete the file or its run directory") from error
+        raise StoreError(f"{path}: not JSON ({error}); delete the run directory") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{path}: not a JSON object; delete the file or its run directory")
+        raise StoreError(f"{path}: not a JSON object; delete the run directory")
     return value
 
 
@@ -221,6 +222,10 @@ def read_run(path: Path) -> StoredRun:
     config = read_json(path / "config.json")
     if not config:
         raise StoreError(f"{path}: no config.json; this is not a run directory")
+    for name in ("metrics.jsonl", "time.jsonl"):
+        lines, good = (path / name).read_bytes().count(b"\n") if (path / name).exists() else 0, read_lines(path / name)
+        if lines > len(good) + 1:  # the last line may be torn by a kill
+            print(f"warning: {path / name}: line {len(good) + 1} is damaged; the rest is not read", file=sys.stderr)
     metrics, time = columns(read_lines(path / "metrics.jsonl")), columns(read_lines(path / "time.jsonl"))
     diagnostics = read_json(path / "diagnostics.json")
     try:
@@ -230,9 +235,15 @@ def read_run(path: Path) -> StoredRun:
     return StoredRun(path, known, read_json(path / "status.json"), metrics, time, diagnostics)
 
 
-def read_runs(root: Path) -> list[StoredRun]:
-    """Read every run directly below `root`, ordered by name."""
-    return [read_run(p.parent) for p in sorted(root.glob("*/config.json"))]
+def read_runs(root: Path | str) -> list[StoredRun]:
+    """Read every run directly below `root`, ordered by name. A damaged one is named on stderr and left out."""
+    runs = []
+    for file in sorted(Path(root).glob("*/config.json")):
+        try:
+            runs.append(read_run(file.parent))
+        except StoreError as error:
+            print(f"warning: left out: {error}", file=sys.stderr, flush=True)
+    return runs
 
 
 def write_parquet(root: Path, out: Path) -> None:
