@@ -23,23 +23,22 @@ SAME_START = {"probe_constant", "probe_delay", "probe_action", "probe_clock"}  #
 TERMINATES = {"inverted_pendulum", "hopper", "probe_constant", "probe_obs", "probe_delay", "probe_action", "probe_both"}
 
 # Largest |difference| in (obs, reward) between a step and the same step restarted from its sim_state, both in one compiled
-# program. Native environments keep their whole state, so theirs is 0. Measured on CPU over 4 keys: 0 for all not named
-# here, but hopper 4e-9 (spring), 6e-5 (positional), 9e-7 (generalized), 5e-7 (mjx); halfcheetah 1e-5 (spring);
-# inverted_pendulum 2e-7 (spring); walker2d 6e-9. What is allowed leaves room for another compiler's rounding.
+# program. Native environments keep their whole state, so theirs is 0. Measured over 4 keys on two kinds of CPU, which round
+# differently: halfcheetah on spring gave 1e-5 on one and 1.2e-4 on the other. Allowed is about ten times the larger.
 REPLAY_TOLERANCE = {
     "inverted_pendulum": {
-        "spring": (1e-6, 0.0),
-        "positional": (1e-6, 0.0),
-        "generalized": (1e-6, 0.0),
-        "mjx": (1e-6, 0.0),
+        "spring": (3e-6, 0.0),
+        "positional": (6e-5, 0.0),
+        "generalized": (3e-6, 0.0),
+        "mjx": (3e-6, 0.0),
     },
-    "hopper": {"spring": (1e-5, 1e-5), "positional": (3e-4, 1e-5), "generalized": (1e-5, 1e-5), "mjx": (1e-5, 1e-5)},
-    "walker2d": {"spring": (1e-5, 1e-5), "positional": (1e-4, 1e-5), "generalized": (1e-4, 1e-5), "mjx": (1e-4, 1e-5)},
+    "hopper": {"spring": (1e-5, 1e-5), "positional": (6e-4, 2e-5), "generalized": (1e-5, 1e-5), "mjx": (1e-5, 1e-5)},
+    "walker2d": {"spring": (1e-5, 1e-5), "positional": (1e-4, 1e-5), "generalized": (4e-4, 2e-5), "mjx": (4e-4, 2e-5)},
     "halfcheetah": {
-        "spring": (1e-4, 1e-5),
-        "positional": (1e-3, 1e-4),
+        "spring": (1e-3, 5e-5),
+        "positional": (3e-3, 2e-4),
         "generalized": (1e-4, 1e-5),
-        "mjx": (1e-4, 1e-5),
+        "mjx": (2e-3, 2e-5),
     },
 }
 
