@@ -160,6 +160,29 @@ def test_runs_are_read_back(tmp_path):
         store.read_run(tmp_path / "report")
 
 
+def test_one_damaged_run_does_not_hide_the_others(tmp_path, capsys):
+    whole, torn = (save_run(tmp_path, seed, [{"env_steps": n, "a": 1.0} for n in (80, 120, 160)]) for seed in (1, 2))
+    (torn / "config.json").write_text("")
+    for _ in range(2):
+        (run,) = store.read_runs(str(tmp_path))
+        assert run.path == whole
+    (said,) = capsys.readouterr().err.splitlines()
+    assert (
+        said.startswith(f"warning: left out: {torn / 'config.json'}: not JSON") and "delete the run directory" in said
+    )
+
+
+@pytest.mark.parametrize(("line", "warned"), [(1, True), (2, False)])
+def test_a_damaged_line_in_the_middle_is_said(tmp_path, capsys, line, warned):
+    """The last line may be torn by a kill, which is no damage: it is written again."""
+    path = save_run(tmp_path, 1, [{"env_steps": n, "a": 1.0} for n in (80, 120, 160)])
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines[line] = "garbage\n"
+    (path / "metrics.jsonl").write_text("".join(lines))
+    assert len(store.read_run(path).metrics["a"]) == line
+    assert ("line 2 is damaged" in capsys.readouterr().err) is warned
+
+
 @pytest.mark.parametrize("config", [{"unheard_of": 1}, {"env": 3}, {"train": {"stride": 1}}])
 def test_a_config_of_another_version_is_named(tmp_path, config):
     store.write_json(tmp_path / "config.json", config)

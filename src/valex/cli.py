@@ -232,8 +232,11 @@ def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
     from valex.studies.cells import make_grid
     from valex.studies.results import as_text, results
 
+    runs = read_runs(root)
+    if not runs:
+        raise UsageError(f"root: every run in {root} is damaged; delete them and train again")
     page = write_report(root, out)
-    return as_text(results(make_grid(read_runs(root)))), page.resolve()
+    return as_text(results(make_grid(runs))), page.resolve()
 
 
 def list_table(arguments: list[str]) -> int:

@@ -65,9 +65,7 @@ def memory_line(configs: list[RunConfig], workers: int) -> str:
     largest: dict[tuple, RunConfig] = {}
     for config in sorted(configs, key=lambda c: (c.critic.horizon > 0) + 2 * (c.actor.horizon > 0)):
         largest[config.env, config.train] = config  # of one environment, what rolls out stores most
-    built = [
-        (config, make_parts(config)) for config in largest.values()
-    ]  # outside the trace: Brax reads numbers of its own
+    built = [(c, make_parts(c)) for c in largest.values()]  # outside the trace: Brax reads numbers of its own
     size = max(num_bytes(jax.eval_shape(lambda c=c, p=p: empty_replay(c, p))) for c, p in built)
     together = groups(configs, vmap_seeds=jax.default_backend() != "cpu")
     count = max(map(len, together)) * min(processes(workers), len(together))

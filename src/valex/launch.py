@@ -26,9 +26,7 @@ from valex.config import check, run_id
 from valex.device import available_cores, cpu_threads
 from valex.settings import DiagnosticsConfig, RunConfig, StoreConfig
 
-SMALL_NET = (
-    128  # units in the widest layer, up to which a second thread slows an update down (docs/results/performance.md)
-)
+SMALL_NET = 128  # widest layer up to which a second thread slows an update down (docs/results/performance.md)
 EXIT = {"finished": 0, "failed": 3, "interrupted": 75, "error": 1}
 
 

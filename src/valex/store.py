@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,6 +218,12 @@ def load_checkpoint(path: Path, env_steps: int) -> dict[str, np.ndarray] | None:
         return None
 
 
+@lru_cache(maxsize=1024)
+def _warn_once(message: str) -> None:
+    """Say on stderr what is left out; a report reads its runs more than once."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def read_run(path: Path) -> StoredRun:
     """Read one run directory. Raises StoreError naming a damaged file."""
     config = read_json(path / "config.json")
@@ -225,7 +232,7 @@ def read_run(path: Path) -> StoredRun:
     for name in ("metrics.jsonl", "time.jsonl"):
         lines, good = (path / name).read_bytes().count(b"\n") if (path / name).exists() else 0, read_lines(path / name)
         if lines > len(good) + 1:  # the last line may be torn by a kill
-            print(f"warning: {path / name}: line {len(good) + 1} is damaged; the rest is not read", file=sys.stderr)
+            _warn_once(f"{path / name}: line {len(good) + 1} is damaged; the rest is not read")
     metrics, time = columns(read_lines(path / "metrics.jsonl")), columns(read_lines(path / "time.jsonl"))
     diagnostics = read_json(path / "diagnostics.json")
     try:
@@ -242,7 +249,7 @@ def read_runs(root: Path | str) -> list[StoredRun]:
         try:
             runs.append(read_run(file.parent))
         except StoreError as error:
-            print(f"warning: left out: {error}", file=sys.stderr, flush=True)
+            _warn_once(f"left out: {error}")
     return runs
 
 
