@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from common import Times, footer, header, interleave, paired, ratio, show
 
 from valex import replay as replays
-from valex.device import available_cores, cpu_threads, set_up_jax
+from valex.device import cpu_threads, set_up_jax
 from valex.launch import threads_of
 from valex.models.oracle import make_oracle
 from valex.settings import CriticConfig, EnvConfig, RunConfig, SACConfig, TrainConfig
@@ -141,7 +141,7 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, "--task", task, *more, *timing], check=True)
         return
     config = base_config(tasks[0])
-    set_up_jax(threads=threads_of(config, len(available_cores())))
+    set_up_jax(threads=threads_of(config))
     header(f"critic expansion against its parts, {cpu_threads()} threads as in `valex train`")
     measure(config, tuple(args.horizon or HORIZONS), args.seconds, args.rounds)
     footer()

@@ -33,7 +33,7 @@ def serve_valex(hidden: tuple[int, ...], tuned: int) -> None:
         train=TrainConfig(env_steps=1_000_000, warmup_steps=WARMUP, batch_size=BATCH),
         eval=EvalConfig(episodes=1, value_bias_states=0, grad_samples=0),
     )
-    device.set_up_jax("cpu", launch.threads_of(config, len(device.available_cores())))
+    device.set_up_jax("cpu", launch.threads_of(config))
     program = make_program(config)
     state = program.start(jnp.uint32(0))
 
@@ -62,9 +62,7 @@ def serve_bare(hidden: tuple[int, ...], tuned: int) -> None:
     from valex.settings import RunConfig, SACConfig
 
     del tuned
-    device.set_up_jax(
-        "cpu", launch.threads_of(RunConfig(agent=SACConfig(hidden=hidden)), len(device.available_cores()))
-    )
+    device.set_up_jax("cpu", launch.threads_of(RunConfig(agent=SACConfig(hidden=hidden))))
     loop, state = make_loop(hidden)
 
     def answer(steps: int) -> dict:

@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-os.environ["PJRT_NPROC"] = "1"  # before anything imports jax
+from valex.device import THREADS
+
+os.environ[THREADS] = "1"  # before anything imports jax
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -45,11 +45,19 @@ def test_probe(probe, arm):
             np.testing.assert_allclose(sample.action[0, 0], known.best_action(float(obs[0, 0])), atol=0.15)
 
 
-@pytest.mark.parametrize(("preset", "offset"), [("sac", 0.0), *((preset, 8.0) for preset in PRESETS)])
-def test_pendulum_swing_up(preset, offset):
-    """A mean return above -250 over 3 seeds (random: about -1200): SAC on the task as it is, every preset with centred rewards.
+TOO_SLOW = pytest.mark.xfail(
+    strict=True, reason="sac-ce at its default horizon: one of three seeds ended at -530, mean -269"
+)
+SWING_UPS = [pytest.param(p, 0.0, marks=TOO_SLOW if p == "sac-ce" else ()) for p in PRESETS] + [
+    (p, 8.0) for p in PRESETS
+]
 
-    On the task as it is, one of three seeds of sac-ce was at -530 when its time was up: docs/results/reward_offset.md.
+
+@pytest.mark.parametrize(("preset", "offset"), SWING_UPS)
+def test_pendulum_swing_up(preset, offset):
+    """Every preset swings the pendulum up: a mean return above -250 over 3 seeds (random: about -1200).
+
+    Once on the task as it is and once with rewards shifted so that returns lie around 0 (docs/results/reward_offset.md).
     """
     env, agent = EnvConfig("pendulum", reward_offset=offset), SACConfig(hidden=(64, 64))
     config = replace(PRESETS[preset], env=env, agent=agent, gamma=0.95, eval=EvalConfig(grad_samples=0))

@@ -125,8 +125,10 @@ def test_a_kill_at_any_moment_changes_nothing(whole, tmp_path):
         for part in path.rglob("*.part"):  # its name holds the process, and we are the same one
             part.rename(part.with_name(part.name.replace(str(os.getpid()), "17")))
         resumed_from.add(max(checkpoints(path), default=0))
+        over = (path / "status.json").exists() and status(path)["state"] == "finished"
         train(TINY, path.parent)
         assert metrics(path) == metrics(whole), path
+        assert over or checkpoints(path) == [], "only a kill after the end may leave a checkpoint behind"
         assert status(path)["state"] == "finished"
         assert {p.name for p in path.iterdir()} == FILES, path
     assert resumed_from == {0, 80, 120, 160, 200, 240}
@@ -148,10 +150,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, tmp_path, capsy
     for step in checkpoints(path)[:damaged]:
         file = path / "checkpoints" / f"{step:012d}.safetensors"
         file.write_bytes(file.read_bytes()[: -1 if damaged == 1 else 100])
-    train(TINY, tmp_path)
+    train(replace(TINY, store=replace(TINY.store, keep_finished=2)), tmp_path)
     assert metrics(path) == metrics(whole)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == damaged and all("is damaged" in line for line in said)
+    assert checkpoints(path) == [240, 200]
 
 
 def test_a_checkpoint_without_its_metrics_does_not_count(whole, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The loop: one compilation per shape, what replay keeps, counts, vmapped seeds, values where they are known."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -76,6 +77,17 @@ def test_replay_keeps_what_the_config_reads_back(preset, kept):
     stored = jax.tree.unflatten(layout.tree, layout.dtypes)
     optional = ("log_prob", "latent", "sim_state", "next_sim_state")
     assert {name for name in optional if jax.tree.leaves(getattr(stored, name))} == kept
+
+
+@pytest.mark.parametrize("preset", ["sac", "sac-ce", "sac-retrace"])
+def test_the_compiled_loop_never_copies_the_replay(preset):
+    """XLA merged the write of a ring of flags into its gather and copied the ring twice a step; a small loop does not show it."""
+    rows = 12_345  # a length that nothing else has
+    train = replace(TINY.train, env_steps=rows, warmup_steps=256, batch_size=256)
+    program = make_program(replace(PRESETS[preset], agent=TINY.agent, train=train, eval=TINY.eval))
+    state = jax.eval_shape(program.start, jnp.uint32(0))
+    text = program.chunk.lower(state, jax.ShapeDtypeStruct((), jnp.int32)).compile().as_text()
+    assert f"[{rows}," in text and not re.findall(rf"= \w+\[{rows},[^=]*\bcopy\(", text)
 
 
 def test_counts_of_steps_and_updates():

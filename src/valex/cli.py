@@ -57,8 +57,7 @@ def prepare(configs: list[RunConfig], options: RunOptions) -> None:
     check_options(options)
     from valex import device, launch
 
-    cores = len(device.available_cores())
-    device.set_up_jax(options.device, max(launch.threads_of(config, cores) for config in configs))
+    device.set_up_jax(options.device, max(map(launch.threads_of, configs)))
     for config in {(c.env, c.actor.horizon > 0): c for c in configs}.values():
         check_environment(config)
 
@@ -235,7 +234,7 @@ def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
     runs = read_runs(root)
     if not runs:
         raise UsageError(f"root: every run in {root} is damaged; delete them and train again")
-    page = write_report(root, out)
+    page = write_report(root, out, runs)
     return as_text(results(make_grid(runs))), page.resolve()
 
 

@@ -71,9 +71,9 @@ def shape(config: RunConfig) -> RunConfig:
     return replace(config, seed=0, diagnostics=DiagnosticsConfig(), store=StoreConfig())
 
 
-def threads_of(config: RunConfig, cores: int) -> int:
+def threads_of(config: RunConfig, cores: int | None = None) -> int:
     """Return how many threads a run gets that has the machine to itself: all, unless its nets are too small to share out."""
-    return 1 if max(config.agent.hidden) <= SMALL_NET else cores
+    return 1 if max(config.agent.hidden) <= SMALL_NET else cores or len(available_cores())
 
 
 class Stop:

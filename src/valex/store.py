@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,6 +125,14 @@ def read_lines(path: Path) -> list[dict]:
     return rows
 
 
+def _rows_said(path: Path) -> list[dict]:
+    """Return the rows of a JSONL file; say so on stderr where more is lost than a last line torn by a kill."""
+    rows = read_lines(path)
+    if path.exists() and path.read_bytes().count(b"\n") > len(rows) + 1:
+        print(f"warning: {path}: line {len(rows) + 1} is damaged; the rest is not read", file=sys.stderr, flush=True)
+    return rows
+
+
 def has_row(path: Path, env_steps: int) -> bool:
     """Return whether a JSONL file holds the row at `env_steps`, with nothing unreadable before it."""
     return any(row["env_steps"] == env_steps for row in read_lines(path))
@@ -218,22 +225,12 @@ def load_checkpoint(path: Path, env_steps: int) -> dict[str, np.ndarray] | None:
         return None
 
 
-@lru_cache(maxsize=1024)
-def _warn_once(message: str) -> None:
-    """Say on stderr what is left out; a report reads its runs more than once."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
 def read_run(path: Path) -> StoredRun:
     """Read one run directory. Raises StoreError naming a damaged file."""
     config = read_json(path / "config.json")
     if not config:
         raise StoreError(f"{path}: no config.json; this is not a run directory")
-    for name in ("metrics.jsonl", "time.jsonl"):
-        lines, good = (path / name).read_bytes().count(b"\n") if (path / name).exists() else 0, read_lines(path / name)
-        if lines > len(good) + 1:  # the last line may be torn by a kill
-            _warn_once(f"{path / name}: line {len(good) + 1} is damaged; the rest is not read")
-    metrics, time = columns(read_lines(path / "metrics.jsonl")), columns(read_lines(path / "time.jsonl"))
+    metrics, time = (columns(_rows_said(path / name)) for name in ("metrics.jsonl", "time.jsonl"))
     diagnostics = read_json(path / "diagnostics.json")
     try:
         known = from_dict(config)
@@ -249,7 +246,7 @@ def read_runs(root: Path | str) -> list[StoredRun]:
         try:
             runs.append(read_run(file.parent))
         except StoreError as error:
-            _warn_once(f"left out: {error}")
+            print(f"warning: left out: {error}", file=sys.stderr, flush=True)
     return runs
 
 

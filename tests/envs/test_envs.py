@@ -23,22 +23,27 @@ SAME_START = {"probe_constant", "probe_delay", "probe_action", "probe_clock"}  #
 TERMINATES = {"inverted_pendulum", "hopper", "probe_constant", "probe_obs", "probe_delay", "probe_action", "probe_both"}
 
 # Largest |difference| in (obs, reward) between a step and the same step restarted from its sim_state, both in one compiled
-# program. Native environments keep their whole state, so theirs is 0. Measured over 4 keys on two kinds of CPU, which round
-# differently: halfcheetah on spring gave 1e-5 on one and 1.2e-4 on the other. Allowed is about ten times the larger.
+# program. Native environments keep their whole state, so theirs is 0. Measured on CPU over 4 keys: 0 for all not named
+# here, but hopper 4e-9 (spring), 6e-5 (positional), 9e-7 (generalized), 5e-7 (mjx); halfcheetah 1e-5 (spring);
+# inverted_pendulum 2e-7 (spring); walker2d 6e-9. What is allowed leaves room for another compiler's rounding.
+# Another kind of CPU gave 1.2e-4 for halfcheetah on spring, where one unit in the last place of the stored state moves the next
+# observation by 2.2e-4: that is rounding, and twice that is allowed. It also gave more than is allowed on backends that run only
+# under VALEX_ALL_BACKENDS=1: inverted_pendulum 6e-6 (positional), halfcheetah 2e-4 (mjx), walker2d 2.1e-2 (mjx). The last is no
+# rounding; it is not explained, and the bounds stay where they were.
 REPLAY_TOLERANCE = {
     "inverted_pendulum": {
-        "spring": (3e-6, 0.0),
-        "positional": (6e-5, 0.0),
-        "generalized": (3e-6, 0.0),
-        "mjx": (3e-6, 0.0),
+        "spring": (1e-6, 0.0),
+        "positional": (1e-6, 0.0),
+        "generalized": (1e-6, 0.0),
+        "mjx": (1e-6, 0.0),
     },
-    "hopper": {"spring": (1e-5, 1e-5), "positional": (6e-4, 2e-5), "generalized": (1e-5, 1e-5), "mjx": (1e-5, 1e-5)},
-    "walker2d": {"spring": (1e-5, 1e-5), "positional": (1e-4, 1e-5), "generalized": (4e-4, 2e-5), "mjx": (4e-4, 2e-5)},
+    "hopper": {"spring": (1e-5, 1e-5), "positional": (3e-4, 1e-5), "generalized": (1e-5, 1e-5), "mjx": (1e-5, 1e-5)},
+    "walker2d": {"spring": (1e-5, 1e-5), "positional": (1e-4, 1e-5), "generalized": (1e-4, 1e-5), "mjx": (1e-4, 1e-5)},
     "halfcheetah": {
-        "spring": (1e-3, 5e-5),
-        "positional": (3e-3, 2e-4),
+        "spring": (4.5e-4, 1e-5),
+        "positional": (1e-3, 1e-4),
         "generalized": (1e-4, 1e-5),
-        "mjx": (2e-3, 2e-5),
+        "mjx": (1e-4, 1e-5),
     },
 }
 

@@ -64,7 +64,7 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
         return -alpha * log_prob
 
     def q(obs: Array, action: Array) -> Array:
-        # head by head: a minimum over an axis joins what two cores could compute apart, a tenth of an update at 2 x 256
+        # head by head: a minimum over an axis joins what two cores could compute apart
         return reduce(jnp.minimum, list(q_network.apply(critic, norm(obs), action)))
 
     def value(key: Array, obs: Array) -> Array:
@@ -110,6 +110,7 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         return -jnp.mean(objective), log_prob
 
     def update(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> tuple[SACState, dict]:
+        """Take one step of critic, actor and temperature, all from gradients at the old parameters."""
         target_key, actor_key = jax.random.split(key)
         first = jax.tree.map(lambda x: x[0], batch)
         target = expansion.critic_target(view(state, state.actor, state.target_critic), target_key, batch, model_params)

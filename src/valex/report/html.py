@@ -150,16 +150,17 @@ def render(study: Study, runs: list[StoredRun], root: Path) -> tuple[str, dict[s
     return page.document(study, root.resolve().name, Counter(v.verdict for v in verdicts), sections), files
 
 
-def write_report(root: Path, out: Path | None = None) -> Path:
+def write_report(root: Path | str, out: Path | None = None, runs: list[StoredRun] | None = None) -> Path:
     """Write `out`/index.html (default: root/report) with a PNG and a CSV per figure, results.csv and claims.csv.
 
-    Reads the run directories directly below `root` and nothing else. Each file is replaced at once, the page last;
-    files of figures that no longer have data are removed. Returns the path of the page. Raises ValueError if there are
-    no runs, OSError if the folder cannot be written.
+    Reads the run directories directly below `root`, unless `runs` holds them already, and nothing else. Each file is
+    replaced at once, the page last; files of figures that no longer have data are removed. Returns the path of the page.
+    Raises ValueError if there are no runs, OSError if the folder cannot be written.
     """
     root = Path(root)
     out = root / "report" if out is None else Path(out)
-    runs = read_runs(root) if root.is_dir() else []
+    if runs is None:
+        runs = read_runs(root)
     if not runs:
         raise ValueError(f"{root}: no runs here; make some with `valex study horizon --preset smoke --out {root}`")
     study = study_of(root)
