@@ -61,6 +61,7 @@ def bootstrap(mdp: Tabular) -> Bootstrap:
         soft_value,
         lambda log_prob: -ALPHA * log_prob,
         lambda obs, action: q[index(obs), index(action)],
+        lambda obs, action: jnp.stack([q[index(obs), index(action)]] * 2),
     )
 
 

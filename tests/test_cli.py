@@ -15,7 +15,8 @@ from tiny import TINY, valex, words
 
 from valex import __version__, cli, store, tables
 from valex.arguments import RunOptions, StudyCommand, TrainCommand, UsageError, normalize_arguments, parse
-from valex.config import _CHOICES, _RANGES, PRESETS, TYPES, flatten, run_id
+from valex.checks import _CHOICES, _RANGES, TYPES, flatten
+from valex.config import PRESETS, run_id
 from valex.settings import RunConfig
 
 

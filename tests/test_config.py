@@ -15,22 +15,8 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from valex.config import (
-    _CHOICES,
-    _RANGES,
-    PRESETS,
-    TYPES,
-    ConfigError,
-    algorithm,
-    canonical,
-    check,
-    config_hash,
-    flatten,
-    from_dict,
-    horizon,
-    run_id,
-    to_dict,
-)
+from valex.checks import _CHOICES, _RANGES, TYPES, ConfigError, check, flatten
+from valex.config import PRESETS, algorithm, canonical, config_hash, from_dict, horizon, run_id, to_dict
 from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, EnvConfig, RunConfig, StoreConfig, TrainConfig
 
 NUMERIC = [name for name, hint in TYPES.items() if any(kind in str(hint) for kind in ("int", "float"))]
@@ -93,7 +79,7 @@ def test_a_number_outside_its_range_is_refused(name, value):
 @pytest.mark.parametrize("name", NUMERIC)
 @pytest.mark.parametrize("value", [math.nan, True, "3", np.int64(3), [3], 2.5])
 def test_a_value_of_another_type_is_refused(name, value):
-    if value == 2.5 and TYPES[name] is float:
+    if value == 2.5 and "float" in str(TYPES[name]):
         value = 2.5j
     assert error(put(RunConfig(), name, value)).startswith(f"{name}: ")
 
@@ -149,14 +135,15 @@ def leaves(name: str) -> st.SearchStrategy:
     if name not in _RANGES:
         return st.booleans() if hint is bool else st.one_of(st.none(), st.text(max_size=5))
     low, high, low_in, high_in = _RANGES[name]
-    if hint is float:
-        return st.floats(
+    if "float" in str(hint):
+        numbers = st.floats(
             low, high, exclude_min=not low_in, exclude_max=not high_in, allow_nan=False, allow_infinity=False
         )
-    numbers = st.integers(low, high)  # pyright: ignore[reportArgumentType]
+    else:
+        numbers = st.integers(low, high)  # pyright: ignore[reportArgumentType]
     if get_origin(hint) is tuple:
         return st.lists(numbers, max_size=3).map(tuple)
-    return numbers if hint is int else st.one_of(st.none(), numbers)
+    return numbers if hint in (int, float) else st.one_of(st.none(), numbers)
 
 
 @st.composite
@@ -231,7 +218,9 @@ def test_all_presets_meet_at_horizon_zero():
     at_zero = {
         name: replace(c, critic=replace(c.critic, horizon=0), actor=replace(c.actor, horizon=0))
         for name, c in PRESETS.items()
+        if c.train.utd and c.critic.critic_agg == "min"  # `model` trains no agent; the mean of critics is another SAC
     }
+    assert len(at_zero) == len(PRESETS) - 2
     assert {canonical(config) for config in at_zero.values()} == {canonical(PRESETS["sac"])}
     assert len({run_id(config) for config in at_zero.values()}) == 1
 

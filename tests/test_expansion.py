@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tabular
 
-from valex.expansion import make_actor_objective, make_critic_target, make_expansion, rollout
+from valex.expansion import make_actor_objective, make_critic_target, make_expansion
 from valex.models.oracle import make_oracle
 from valex.settings import ActorConfig, CriticConfig, EnvConfig
 from valex.tables import RULES, load
 from valex.types import ActionSample, Bootstrap, Model, StepOut, Transition
+from valex.windows import rollout
 
 MDP = tabular.solve()
 HORIZONS = (0, 1, 3, 10)
@@ -155,7 +156,14 @@ def linear_bootstrap(weights):
         sample = act(key, obs)
         return q(obs, sample.action) - 0.2 * sample.log_prob
 
-    return Bootstrap(act, lambda obs, latent: -0.5 * latent[..., 0], value, lambda log_prob: -0.2 * log_prob, q)
+    return Bootstrap(
+        act,
+        lambda obs, latent: -0.5 * latent[..., 0],
+        value,
+        lambda log_prob: -0.2 * log_prob,
+        q,
+        lambda o, a: q(o, a)[None],
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -199,8 +207,9 @@ def test_gradients_stay_finite_after_a_termination(horizon):
 
     def total(weight):
         boot = Bootstrap(
-            act(weight), lambda o, u: u[..., 0], lambda k, o: o[..., 0], lambda lp: 0.0 * lp, lambda o, a: a[..., 0]
-        )
+            act(weight), lambda o, u: u[..., 0], lambda k, o: o[..., 0], lambda lp: 0.0 * lp, lambda o, a: a[..., 0],
+            lambda o, a: a[None, ..., 0],
+        )  # fmt: skip
         return jnp.sum(
             make_actor_objective(ActorConfig(horizon), 0.9, cliff_model())(boot, jax.random.key(0), first, ())[0]
         )

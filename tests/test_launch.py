@@ -13,7 +13,8 @@ import tiny
 from tiny import LONG, TINY, finish, lines, metrics, status, wait_until, words
 
 from valex import device, launch, runner, store
-from valex.config import ConfigError, run_id
+from valex.checks import ConfigError
+from valex.config import run_id
 from valex.settings import DiagnosticsConfig, StoreConfig
 
 OPTIONS = launch.LaunchOptions(workers=1)

@@ -10,10 +10,12 @@ LAYERS = [
     ("tables", "settings", "types"),
     ("targets", "losses", "distributions", "statistics", "normalize"),
     ("networks", "replay", "envs", "models"),
+    ("windows",),
     ("expansion",),
     ("agents", "offline"),
     ("train", "evaluate", "diagnostics"),
     (
+        "checks",
         "config",
         "store",
         "runner",

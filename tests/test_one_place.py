@@ -32,9 +32,9 @@ def test_the_recursion_is_written_once():
     assert files_matching(r"lax\.scan\(.*reverse=True") == {"targets.py"}
 
 
-def test_the_discount_is_made_in_expansion_only():
+def test_the_discount_is_made_in_windows_only():
     """gamma * (1 - terminated), the place where termination and truncation are told apart."""
-    assert files_matching(r"gamma \* \(1\.0 - ") == {"expansion.py", "diagnostics/targets.py"}
+    assert files_matching(r"gamma \* \(1\.0 - ") == {"windows.py"}
 
 
 def test_truncation_is_decided_in_one_place():
@@ -46,7 +46,7 @@ def test_log_det_of_tanh_is_written_once():
 
 
 def test_rules_are_folded_only_through_the_table():
-    assert files_matching(r"^def (td|h_step|td_lambda|retrace)\(") == {"targets.py"}
+    assert files_matching(r"^def (td|h_step|td_lambda|retrace|mean|minimum|steve)\(x: ReturnInputs") == {"targets.py"}
     assert not [name for name in files_matching(r"backward_return\(") if name.startswith("agents/")]
 
 

@@ -137,7 +137,7 @@ def constant_agent(q_value: float) -> Agent:
     def number(*args):
         return jnp.full(args[-1].shape[:-1], q_value)
 
-    boot = Bootstrap(act, lambda o, u: u[..., 0], number, lambda lp: 0.0 * lp, number)
+    boot = Bootstrap(act, lambda o, u: u[..., 0], number, lambda lp: 0.0 * lp, number, lambda o, a: number(o, a)[None])
     nothing = lambda *args: ()  # noqa: E731
     return Agent(nothing, nothing, lambda s, k, o, explore: act(k, o), nothing, lambda s: boot, nothing)
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from valex import device, runner, settings
+from valex.checks import flatten
 from valex.cli import main
-from valex.config import flatten, run_id
+from valex.config import run_id
 from valex.envs.classic import make_pendulum
 from valex.settings import EnvConfig, EvalConfig, RunConfig, SACConfig, StoreConfig, TrainConfig
 

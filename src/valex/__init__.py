@@ -14,7 +14,7 @@ _EXPORTS = {
     "Agent": "types", "Bootstrap": "types", "Env": "types", "Model": "types", "ReturnInputs": "types",
     "Transition": "types",
     "AGENTS": "tables", "ENVS": "tables", "MODELS": "tables", "RULES": "tables", "STUDIES": "tables", "load": "tables",
-    "PRESETS": "config", "check": "config",
+    "PRESETS": "config", "check": "checks",
     "backward_return": "targets",
     "make_expansion": "expansion",
     "make_env": "envs.base", "make_oracle": "models.oracle", "make_sac": "agents.sac",

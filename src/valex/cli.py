@@ -18,7 +18,8 @@ from typing import Any
 
 from valex import __version__
 from valex.arguments import ReportCommand, RunOptions, StudyCommand, TrainCommand, UsageError, parse
-from valex.config import PRESET_SUMMARIES, PRESETS, ConfigError, check, run_id
+from valex.checks import ConfigError, check
+from valex.config import PRESET_SUMMARIES, PRESETS, run_id
 from valex.device import DeviceError
 from valex.settings import RunConfig
 from valex.sinks import SINKS

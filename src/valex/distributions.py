@@ -41,3 +41,14 @@ def uniform_sample(key: Array, shape: tuple[int, ...]) -> ActionSample:
     """
     action = jax.random.uniform(key, shape, minval=-1.0 + 1e-6, maxval=1.0 - 1e-6)
     return ActionSample(action, jnp.full(shape[:-1], -shape[-1] * _LOG_2), jnp.arctanh(action))
+
+
+OU_KEEP, OU_SCALE = 0.9, 0.45  # of the exploration noise z <- 0.9 z + 0.45 N(0, 1), stationary standard deviation 1.03
+
+
+def ou_sample(key: Array, z: Array) -> ActionSample:
+    """Draw z' = 0.9 z + 0.45 noise and a = tanh(z') for z [..., act_dim]; `latent` is z', log mu(a) is given z.
+
+    Ornstein-Uhlenbeck noise in discrete time: pushes one way for about ten steps, so that states far from the start are seen.
+    """
+    return tanh_normal_sample(key, OU_KEEP * z, jnp.full_like(z, OU_SCALE))

@@ -5,10 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 
-from valex.expansion import from_model, rollout
 from valex.models.oracle import make_oracle
 from valex.targets import H_STEP, backward_return
 from valex.types import Agent, Array, Env, PyTree
+from valex.windows import from_model, rollout
 
 MONTE_CARLO_TAIL = 1e-3  # a Monte-Carlo return runs until gamma^T is below this; the rest is bootstrapped
 

@@ -1,133 +1,29 @@
-"""Where windows come from, and what agents receive: the critic's target and the actor's objective.
+"""What agents receive: the rows their critic is regressed on, and the actor's objective.
 
-A window is H + 1 rows (`ReturnInputs`). Row 0 is the real step for a critic; rows 1..H come from stored sequences
-(`from_replay`) or from a dynamics model under the current policy (`from_model`). A rule of targets.py folds it.
-H counts MODEL steps: a critic's window ends at s_{H+1}, an actor's at s_H (2412.20537).
+Windows (windows.py) are folded by a rule (targets.py). H counts MODEL steps: a critic's window ends at s_{H+1}, an actor's
+at s_H (2412.20537). Critics, members of a learned model and horizons are combined in that order, each by a switch of its own.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from valex.envs.base import tree_where
 from valex.settings import ActorConfig, CriticConfig
 from valex.tables import RULES, load
-from valex.targets import H_STEP, Rule
-from valex.types import Array, Bootstrap, Model, PyTree, ReturnInputs, Transition
+from valex.targets import H_STEP, horizon_metrics, horizon_returns, window_of, window_returns
+from valex.types import Array, Bootstrap, CriticRows, Model, PyTree, ReturnInputs, Transition
+from valex.windows import Rollout, from_model, from_replay, one_critic, real_row, rollout, with_critic_agg
 
 
 class Expansion(NamedTuple):
     """What an agent is built with; it never computes a target itself."""
 
-    critic_target: Callable  # (bootstrap, key, batch [T, B], model_params) -> target [B], without gradient
+    critic_rows: Callable  # (bootstrap, key, batch [T, B], model_params) -> CriticRows, without gradient
     actor_objective: Callable  # (bootstrap, key, first [B], model_params) -> (objective [B], log pi(a_0|s_0) [B])
-    window: int  # T, rows of stored sequence that critic_target reads
-
-
-class Rollout(NamedTuple):
-    """H steps of a model from s_0; rows after a termination repeat the start and carry reward 0."""
-
-    obs: Array  # [H + 1, B, obs_dim] s_0 .. s_H
-    action: Array  # [H, B, act_dim] a_0 .. a_{H-1}
-    log_prob: Array  # [H, B] log pi(a_t | s_t)
-    reward: Array  # [H, B] r_t
-    terminated: Array  # [H, B] bool
-
-
-def rollout(
-    model: Model, params: PyTree, act: Callable, key: Array, start: tuple[Array, PyTree, Array], horizon: int
-) -> Rollout:
-    """Follow `act` for `horizon` steps of the model from start = (obs [B, obs_dim], model_state, alive [B] bool).
-
-    Once a row has terminated it is stepped from its start state and its outputs are replaced by constants: masking
-    with the discount alone would leave 0 * inf = NaN in the backward pass. The step is rematerialised in the backward
-    pass, which cuts the memory of long differentiable rollouts.
-    """
-    start_obs, start_state, start_alive = start
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def step(carry, step_key):
-        obs, state, alive = carry
-        act_key, model_key = jax.random.split(step_key)
-        sample = act(act_key, obs)
-        state, out = model.step(params, model_key, tree_where(alive, state, start_state), sample.action)
-        reward = jnp.where(alive, out.reward, 0.0)
-        terminated = alive & out.terminated
-        alive = alive & ~out.terminated
-        next_obs = tree_where(alive | terminated, out.obs, start_obs)
-        return (next_obs, state, alive), (next_obs, sample.action, sample.log_prob, reward, terminated)
-
-    _, (obs, action, log_prob, reward, terminated) = jax.lax.scan(step, start, jax.random.split(key, horizon))
-    return Rollout(jnp.concatenate([start_obs[None], obs]), action, log_prob, reward, terminated)
-
-
-def from_model(
-    bootstrap: Bootstrap,
-    key: Array,
-    path: Rollout,
-    first: tuple[Array, Array],
-    gamma: float,
-    settings: tuple[Rule, str],
-) -> ReturnInputs:
-    """Turn a rollout of H steps from s_1 into a window of H + 1 rows, behind row 0 = first = (reward [B], discount [B]).
-
-    settings = (rule, estimator). `plain` adds the bonus of a_t to row t and subtracts nothing (q = v);
-    `doubly_robust` leaves the bonus to V and subtracts Q(s_t, a_t): the same mean, another variance. Where the rule
-    reads the last value only, the others are left at 0, which is exact because they cancel.
-    """
-    rule, estimator = settings
-    robust = estimator == "doubly_robust"
-    reward, discount = first
-    if robust or rule.mixes_values:
-        value = bootstrap.value(key, path.obs)
-    else:
-        value = jnp.zeros(path.obs.shape[:2]).at[-1].set(bootstrap.value(key, path.obs[-1]))
-    q = jnp.concatenate([bootstrap.q(path.obs[:-1], path.action), value[-1:]]) if robust else value
-    rewards = path.reward if robust else path.reward + bootstrap.bonus(path.log_prob)
-    discounts = gamma * (1.0 - path.terminated)
-    return ReturnInputs(
-        reward=jnp.concatenate([reward[None], rewards]),
-        discount=jnp.concatenate([discount[None], discounts]),
-        value=value,
-        q=q,
-        log_rho=jnp.zeros_like(value),
-        continues=jnp.ones_like(value),
-    )
-
-
-def from_replay(
-    bootstrap: Bootstrap, key: Array, batch: Transition, gamma: float, settings: tuple[Rule, str]
-) -> ReturnInputs:
-    """Turn stored sequences, leaves [H + 1, B, ...], into a window of H + 1 rows. settings = (rule, estimator).
-
-    A sequence may cross the end of an episode: termination zeroes the discount of its row, truncation ends the trace
-    there, so that the row bootstraps with V at its true next observation. log_rho needs stored log_prob and latent.
-    """
-    rule, estimator = settings
-    robust = estimator == "doubly_robust"
-    value = bootstrap.value(key, batch.next_obs)
-    q, reward, log_rho = value, batch.reward, jnp.zeros_like(value)
-    if batch.reward.shape[0] > 1:
-        later_obs = batch.obs[1:]
-        log_pi = bootstrap.log_prob(later_obs, batch.latent[1:]) if rule.off_policy or not robust else 0.0
-        if robust:
-            q = jnp.concatenate([bootstrap.q(later_obs, batch.action[1:]), value[-1:]])
-        else:
-            reward = reward.at[1:].add(bootstrap.bonus(log_pi))
-        if rule.off_policy:
-            log_rho = log_rho.at[:-1].set(log_pi - batch.log_prob[1:])
-    return ReturnInputs(
-        reward=reward,
-        discount=gamma * (1.0 - batch.terminated),
-        value=value,
-        q=q,
-        log_rho=log_rho,
-        continues=1.0 - (batch.terminated | batch.truncated),
-    )
+    window: int  # T, rows of stored sequence that critic_rows reads
 
 
 def _over_particles(estimate: Callable, key: Array, particles: int) -> PyTree:
@@ -137,34 +33,157 @@ def _over_particles(estimate: Callable, key: Array, particles: int) -> PyTree:
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(estimate)(jax.random.split(key, particles)))
 
 
-def make_critic_target(config: CriticConfig, gamma: float, model: Model | None) -> Callable:
-    """Build (bootstrap, key, batch [T, B], model_params) -> target [B] in units of return, without gradient.
+class _Imagination(NamedTuple):
+    """What one rollout from the real successors gave."""
 
-    With source `model` P rollouts start at batch.next_obs[0] and are averaged BEFORE the squared error.
+    path: Rollout
+    window: ReturnInputs  # [H + 1, B], or [H + 1, J, B] with J samples
+
+
+def _imagine(
+    config: CriticConfig, gamma: float, model: Model, bootstrap: Bootstrap, key: Array, real: tuple[Transition, PyTree]
+) -> _Imagination:
+    """Roll the model out from real = (first [B], model_params), one member per row and step as it propagates."""
+    first, model_params = real
+    start_key, path_key, value_key = jax.random.split(key, 3)
+    state = model.start(model_params, start_key, first.next_obs, first.next_sim_state)
+    start = (first.next_obs, state, ~first.terminated)
+    path = rollout(model, model_params, bootstrap.act, path_key, start, config.horizon)
+    trusted = None
+    if config.max_disagreement is not None:
+        spread = jnp.zeros_like(path.reward)
+        if model.disagreement is not None:
+            spread = model.disagreement(model_params, path.obs[:-1], path.action)
+        trusted = 1.0 * (spread < config.max_disagreement)
+    settings = (load(RULES, config.rule), config.estimator)
+    window = from_model(bootstrap, value_key, path, real_row(first, gamma), gamma, settings, trusted)
+    return _Imagination(path, window)
+
+
+def _imagine_members(
+    config: CriticConfig, gamma: float, model: Model, bootstrap: Bootstrap, key: Array, real: tuple[Transition, PyTree]
+) -> ReturnInputs:
+    """Let every member of the model follow the policy by itself; returns windows of J samples, [H + 1, J, B].
+
+    J = N, or for a rule that reads their spread N dynamics x N rewards x C critics (with critic_agg `mean`; another
+    aggregate makes one of the critics). All share one key, so that samples differ by what the members believe and not by the
+    noise of the policy. member_agg `min` takes the smallest T_h over the members; the critics remain samples.
+    """
+    rule, (first, params) = load(RULES, config.rule), real
+    spread = rule.reads_spread
+    by_head = spread and config.critic_agg == "mean"
+    rewards = model.members if spread and model.opinions is not None else 1
+    num_heads = jax.eval_shape(bootstrap.heads, first.obs, first.action).shape[0] if by_head else 1
+
+    def of_member(member: Array) -> ReturnInputs:
+        own = model.pick(params, member)
+        path, window = _imagine(config, gamma, model, bootstrap, key, (first, own))
+        if not spread:
+            return jax.tree.map(lambda x: x[None, None], window)
+        value_key = jax.random.split(key, 3)[2]
+        believed = path.reward[None]
+        if model.opinions is not None:
+            ended = jnp.cumsum(path.terminated, axis=0) - path.terminated
+            believed = jnp.where(ended == 0, model.opinions(params, path.obs[:-1], path.action).reward, 0.0)
+
+        def sample(reward: Array, k: Array) -> ReturnInputs:
+            boot = one_critic(bootstrap, k) if by_head else bootstrap
+            own_path = path._replace(reward=reward)
+            made = from_model(boot, value_key, own_path, real_row(first, gamma), gamma, (rule, config.estimator))
+            return made._replace(continues=window.continues)
+
+        over_heads = jax.vmap(sample, in_axes=(None, 0))
+        return jax.vmap(over_heads, in_axes=(0, None))(believed, jnp.arange(num_heads))
+
+    windows = jax.vmap(of_member)(jnp.arange(model.members))  # leaves [N, rewards, heads, T, B]
+    shape = (model.members * rewards, num_heads)
+    windows = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(*shape, *x.shape[3:]), 2, 0), windows
+    )  # [T, members, heads, B]
+    if config.member_agg == "min":
+        flat = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, x.shape[-1]), windows)
+        returns = horizon_returns(flat).reshape(-1, *shape, first.reward.shape[0])
+        return window_of(jnp.min(returns, axis=1), jnp.min(windows.continues, axis=1))
+    return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, x.shape[-1]), windows)
+
+
+def _imagined_rows(config: CriticConfig, bootstrap: Bootstrap, first: Transition, seen: _Imagination) -> CriticRows:
+    """Return the real row and the H imagined ones with their targets (the TD-k trick), flattened to (H + 1) B.
+
+    Row u is the pair (s_u, a_u) with the target that the rule makes of T_{u,u} .. T_{u,H}; its own bonus is no part of
+    Q(s_u, a_u). It weighs as much as it is likely to be reached: 0 after a termination or where the model is not trusted.
+    Source: Feinberg et al. 2018, equation of the TD-k trick; for other rules the release of Buckman et al. 2018.
+    """
+    rule, horizon, (path, window) = load(RULES, config.rule), config.horizon, seen
+    if config.estimator == "plain":  # as the first row of a window, a step carries no bonus
+        own = jnp.concatenate([jnp.zeros_like(first.reward)[None], bootstrap.bonus(path.log_prob)])
+    else:
+        own = jnp.zeros_like(window.reward)
+    if rule.reads_returns:  # every start chooses among its own horizons
+        parts = [jax.tree.map(lambda x, u=u: x[u:], window) for u in range(horizon + 1)]
+        targets = jnp.stack([rule.fold(part, horizon - u, config.lam) for u, part in enumerate(parts)])
+    else:
+        targets = window_returns(window, rule.trace(window, horizon, config.lam))
+    alive = jnp.concatenate([~first.terminated[None], ~path.terminated[:-1]])
+    weight = jnp.cumprod(alive * window.continues[:-1], axis=0)
+    rows = CriticRows(
+        obs=jnp.concatenate([first.obs[None], path.obs[:-1]]),
+        action=jnp.concatenate([first.action[None], path.action]),
+        target=targets - own,
+        weight=jnp.concatenate([jnp.ones_like(weight[:1]), weight]),
+    )
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+
+
+def make_critic_rows(config: CriticConfig, gamma: float, model: Model | None) -> Callable:
+    """Build (bootstrap, key, batch [T, B], model_params) -> CriticRows: where the critic is regressed, and on what.
+
+    With source `model` P rollouts start at batch.next_obs[0] and are averaged BEFORE the squared error. The order is fixed:
+    critics (critic_agg), members (member_agg), horizons (rule), particles, then clipping to [target_min, target_max].
     """
     rule = load(RULES, config.rule)
     settings = (rule, config.estimator)
+    says = rule.reads_returns or config.max_disagreement is not None  # how far it looked differs from row to row
 
-    def target(bootstrap: Bootstrap, key: Array, batch: Transition, model_params: PyTree) -> Array:
+    def finish(rows: CriticRows) -> CriticRows:
+        clipped = rows._replace(target=jnp.clip(rows.target, config.target_min, config.target_max))
+        return jax.lax.stop_gradient(clipped if (config.target_min, config.target_max) != (None, None) else rows)
+
+    def rows(bootstrap: Bootstrap, key: Array, batch: Transition, model_params: PyTree) -> CriticRows:
         chex.assert_rank([batch.reward, batch.terminated], 2)
+        bootstrap = with_critic_agg(bootstrap, config.critic_agg)
+        first = jax.tree.map(lambda x: x[0], batch)
         if config.source == "replay" or config.horizon == 0:
             window = from_replay(bootstrap, key, batch, gamma, settings)
-            return jax.lax.stop_gradient(rule.fold(window, config.horizon, config.lam))
-        first = jax.tree.map(lambda x: x[0], batch)
-        discount = gamma * (1.0 - first.terminated)
+            return finish(CriticRows(first.obs, first.action, rule.fold(window, config.horizon, config.lam)))
+        assert model is not None  # make_expansion refuses a rollout without a model
+        if config.td_k:
+            seen = _imagine(config, gamma, model, bootstrap, key, (first, model_params))
+            made = _imagined_rows(config, bootstrap, first, seen)
+            trace = rule.trace(seen.window, config.horizon, config.lam)
+            target = made.target[: len(first.reward)]
+            return finish(made._replace(metrics=horizon_metrics(seen.window, trace, target) if says else ()))
 
-        def particle(key: Array) -> Array:
-            assert model is not None  # make_expansion refuses a rollout without a model
-            start_key, path_key, value_key = jax.random.split(key, 3)
-            state = model.start(model_params, start_key, first.next_obs, first.next_sim_state)
-            start = (first.next_obs, state, ~first.terminated)
-            path = rollout(model, model_params, bootstrap.act, path_key, start, config.horizon)
-            window = from_model(bootstrap, value_key, path, (first.reward, discount), gamma, settings)
-            return rule.fold(window, config.horizon, config.lam)
+        def particle(key: Array) -> tuple[Array, dict]:
+            assert model is not None
+            if config.member_agg == "sample":
+                window = _imagine(config, gamma, model, bootstrap, key, (first, model_params)).window
+            else:
+                window = _imagine_members(config, gamma, model, bootstrap, key, (first, model_params))
+            target = rule.fold(window, config.horizon, config.lam)
+            trace = rule.trace(window, config.horizon, config.lam)
+            return target, horizon_metrics(window, trace, target) if says else {}
 
-        return jax.lax.stop_gradient(_over_particles(particle, key, config.particles))
+        target, metrics = _over_particles(particle, key, config.particles)
+        return finish(CriticRows(first.obs, first.action, target, metrics=metrics or ()))
 
-    return target
+    return rows
+
+
+def make_critic_target(config: CriticConfig, gamma: float, model: Model | None) -> Callable:
+    """Build (bootstrap, key, batch [T, B], model_params) -> the targets of `make_critic_rows`, [B]."""
+    rows = make_critic_rows(config, gamma, model)
+    return lambda bootstrap, key, batch, model_params: rows(bootstrap, key, batch, model_params).target
 
 
 def make_actor_objective(config: ActorConfig, gamma: float, model: Model | None) -> Callable:
@@ -219,4 +238,4 @@ def make_expansion(critic: CriticConfig, actor: ActorConfig, gamma: float, model
             "actor.horizon: gradients do not flow through this backend; use --env.backend spring or positional"
         )
     window = critic.horizon + 1 if critic.source == "replay" else 1
-    return Expansion(make_critic_target(critic, gamma, model), make_actor_objective(actor, gamma, model), window)
+    return Expansion(make_critic_rows(critic, gamma, model), make_actor_objective(actor, gamma, model), window)

@@ -22,9 +22,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from valex import store
-from valex.config import check, run_id
+from valex.checks import check
+from valex.config import run_id
 from valex.device import available_cores, cpu_threads
-from valex.settings import DiagnosticsConfig, RunConfig, StoreConfig
+from valex.settings import DiagnosticsConfig, RunConfig, StoreConfig, needs_model
 
 SMALL_NET = 128  # widest layer up to which a second thread slows an update down (docs/results/performance.md)
 EXIT = {"finished": 0, "failed": 3, "interrupted": 75, "error": 1}
@@ -73,7 +74,9 @@ def shape(config: RunConfig) -> RunConfig:
 
 def threads_of(config: RunConfig, cores: int | None = None) -> int:
     """Return how many threads a run gets that has the machine to itself: all, unless its nets are too small to share out."""
-    return 1 if max(config.agent.hidden) <= SMALL_NET else cores or len(available_cores())
+    learned = needs_model(config) and config.model.name == "ensemble"
+    widest = max(config.agent.hidden + (config.model.hidden if learned else ()))
+    return 1 if widest <= SMALL_NET else cores or len(available_cores())
 
 
 class Stop:

@@ -8,9 +8,13 @@ import jax.numpy as jnp
 from valex.types import Array, PyTree
 
 
-def td_loss(q: Array, target: Array) -> Array:
-    """Return 0.5 mean (q - stop_gradient(target))^2 over heads and batch; `q` [num_critics, B], `target` [B]."""
-    return 0.5 * jnp.mean(jnp.square(q - jax.lax.stop_gradient(target)))
+def td_loss(q: Array, target: Array, weight: Array | tuple = ()) -> Array:
+    """Return 0.5 mean weight (q - stop_gradient(target))^2 over heads and batch; `q` [num_critics, B], `target` [B].
+
+    `weight` [B] or () for 1. The mean is over all rows, so a row of weight 0 still counts in its denominator.
+    """
+    error = jnp.square(q - jax.lax.stop_gradient(target))
+    return 0.5 * jnp.mean(error if isinstance(weight, tuple) else weight * error)
 
 
 _dot = partial(jnp.vdot, precision="highest")  # on a CPU several times faster than a sum, which XLA takes one by one

@@ -17,16 +17,20 @@ class Network(NamedTuple):
     apply: Callable  # (params, *inputs) -> output
 
 
+ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu}
+
+
 class MLP(nn.Module):
-    """ReLU layers of the given widths, then a linear layer of `out` units; Lecun-normal weights, zero biases."""
+    """Layers of the given widths with one activation, then a linear layer of `out` units; Lecun-normal weights, zero biases."""
 
     hidden: Sequence[int]
     out: int
+    activation: str = "relu"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for width in self.hidden:
-            x = nn.relu(nn.Dense(width)(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
         return nn.Dense(self.out)(x)
 
 
@@ -48,9 +52,9 @@ def lecun_normal(key: Array, shapes: PyTree) -> PyTree:
     return jax.tree.unflatten(tree, values)
 
 
-def mlp(in_dim: int, hidden: Sequence[int], out: int, copies: int = 0) -> Network:
+def mlp(in_dim: int, hidden: Sequence[int], out: int, copies: int = 0, activation: str = "relu") -> Network:
     """Build x [..., in_dim] -> [..., out]; `copies` > 0 makes init return a tuple of that many independent trees."""
-    module = MLP(tuple(hidden), out)
+    module = MLP(tuple(hidden), out, activation)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, in_dim)))["params"])
     wanted = tuple(shapes for _ in range(copies)) if copies else shapes
     return Network(lambda key: lecun_normal(key, wanted), lambda params, x: module.apply({"params": params}, x))
@@ -80,3 +84,16 @@ def gaussian_actor(obs_dim: int, act_dim: int, hidden: Sequence[int], min_std: f
         return mean, jax.nn.softplus(s) + min_std
 
     return Network(trunk.init, apply)
+
+
+def stacked_mlps(in_dim: int, hidden: Sequence[int], out: int, num: int, activation: str) -> Network:
+    """Build `num` independent nets as one: params leaves [num, ...], x [num, B, in_dim] -> [num, B, out].
+
+    `apply` takes any number of nets that the leading axis of its params says; x [B, in_dim] goes to all of them.
+    """
+    one = mlp(in_dim, hidden, out, activation=activation)
+
+    def apply(params: PyTree, x: Array) -> Array:
+        return jax.vmap(one.apply, in_axes=(0, 0 if x.ndim == 3 else None))(params, x)
+
+    return Network(lambda key: jax.vmap(one.init)(jax.random.split(key, num)), apply)

@@ -95,20 +95,33 @@ def add(replay: Replay, step: Transition) -> Replay:
     return Replay(words, position, size, replay.layout)
 
 
-def sample_sequences(replay: Replay, key: Array, batch: int, length: int) -> Transition:
-    """Draw `batch` windows of `length` consecutive rows of one environment, uniformly; leaves [length, batch, ...].
+def sample_windows(replay: Replay, key: Array, batch: int, length: int, oldest: int | None = None) -> Array:
+    """Draw `batch` windows of `length` consecutive rows of one environment, uniformly; slots [length, batch] of the ring.
 
     A window never crosses the write head; it may cross the end of an episode, which its flags show. At least `length`
-    rows must have been written: the caller's warm-up sees to that (`config.check`). One draw of 32 bits modulo the N
-    possible windows: some are likelier than others by a factor of at most 1 + N / 2^32.
+    rows must have been written: the caller's warm-up sees to that (`checks.check`). `oldest` keeps to the rows of the first
+    so many steps. One draw of 32 bits modulo the N possible windows: some are likelier than others by a factor of at most
+    1 + N / 2^32.
     """
-    capacity, num_envs, width = replay.words.shape
-    windows = (replay.size - (length - 1)) * num_envs
+    capacity, num_envs, _ = replay.words.shape
+    size = replay.size if oldest is None else jnp.minimum(replay.size, max(oldest // num_envs, length))
+    windows = (size - (length - 1)) * num_envs
     start = (jax.random.bits(key, (batch,)) % windows.astype(jnp.uint32)).astype(jnp.int32)
     age, env = start // num_envs, start % num_envs
     rows = (replay.position - replay.size + age + jnp.arange(length)[:, None]) % capacity
+    return rows * num_envs + env
+
+
+def gather(replay: Replay, slots: Array) -> Transition:
+    """Return the steps at `slots`, leaves [*slots.shape, ...]."""
+    capacity, num_envs, width = replay.words.shape
     flat = replay.words.reshape(capacity * num_envs, width)
-    return _unpack(replay.layout, flat.at[rows * num_envs + env].get(mode="promise_in_bounds"))
+    return _unpack(replay.layout, flat.at[slots].get(mode="promise_in_bounds"))
+
+
+def sample_sequences(replay: Replay, key: Array, batch: int, length: int) -> Transition:
+    """Draw windows as `sample_windows` does; leaves [length, batch, ...]."""
+    return gather(replay, sample_windows(replay, key, batch, length))
 
 
 def num_bytes(tree: PyTree) -> int:

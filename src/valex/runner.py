@@ -89,9 +89,16 @@ def restore(template: Any, arrays: dict[str, np.ndarray], where: str = "checkpoi
     return jax.tree_util.tree_unflatten(tree, leaves)
 
 
+def remedy(name: str) -> str:
+    """Return what to try where a quantity was not finite, or nothing."""
+    return "; lower model.lr or model.grad_clip" if name.startswith(("model/", ".model")) else ""
+
+
 def bad_parameter(arrays: dict[str, np.ndarray]) -> str | None:
-    """Return the first array of the agent, by name, that holds a number that is not finite."""
-    floats = {n: a for n, a in arrays.items() if n.startswith(".agent") and np.issubdtype(a.dtype, np.floating)}
+    """Return the first array of the agent or of the model, by name, that holds a number that is not finite."""
+    floats = {
+        n: a for n, a in arrays.items() if n.startswith((".agent", ".model")) and np.issubdtype(a.dtype, np.floating)
+    }
     return min((name for name, array in floats.items() if not np.all(np.isfinite(array))), default=None)
 
 
@@ -175,7 +182,7 @@ class Group:
             if not self.alive:
                 return FAILED
             self._log(done, metrics)
-            update_s = max(taken - evaluation_s, 0.0) / (count * self._updates())
+            update_s = max(taken - evaluation_s, 0.0) / (count * max(self._updates(), self.per_step))
             self._log_time({"env_steps": self.reached, "time/update_s": update_s, "time/eval_s": evaluation_s})
             for i, own in arrays.items():
                 if i in self.alive:
@@ -236,7 +243,7 @@ class Group:
         for i in list(self.alive):
             message = self._first_bad(i, metrics, bad, count)
             if message is None and (name := bad_parameter(arrays.get(i, {}))):
-                message = f"{name} is not finite after env step {self.reached}"
+                message = f"{name} is not finite after env step {self.reached}{remedy(name)}"
             if message:
                 self._status(FAILED, [i], message)
                 self.alive.remove(i)
@@ -246,7 +253,8 @@ class Group:
         found = [(int(np.atleast_1d(step)[i]), name) for name, step in bad.items()]
         if min(found)[0] < count:
             step, name = min(found)
-            return f"{name} is not finite from env step {self.reached - (count - step - 1) * self.per_step} on"
+            since = self.reached - (count - step - 1) * self.per_step
+            return f"{name} is not finite from env step {since} on{remedy(name)}"
         values = {n: np.atleast_1d(v)[i] for n, v in metrics.items() if not n.startswith("grad/")}
         late = [name for name, value in values.items() if not np.isfinite(value)]
         return f"{min(late)} is not finite in the evaluation at env step {self.reached}" if late else None

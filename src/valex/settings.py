@@ -8,6 +8,16 @@ from typing import Literal
 
 Estimator = Literal["plain", "doubly_robust"]
 Source = Literal["replay", "model"]
+CriticAgg = Literal["min", "mean", "first"]
+MemberAgg = Literal["sample", "mean", "min"]
+Activation = Literal["relu", "silu"]
+Propagation = Literal["random_model", "fixed_model", "expectation"]
+Termination = Literal["known", "learned"]
+Schedule = Literal["rate", "released"]
+Resampling = Literal["shared", "own", "poisson"]
+WarmupNoise = Literal["uniform", "ou"]
+
+HOLDOUT_CHECK_EVERY = 100  # gradient steps of the dynamics model between hold-out checks of early stopping
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,18 @@ class CriticConfig:
     """plain: sum of rewards and entropy bonuses; doubly_robust: adds V - Q at every step (same mean, other variance)."""
     particles: int = 1
     """P, model rollouts averaged before the squared error (>= 1)."""
+    critic_agg: CriticAgg = "min"
+    """How the critics of a bootstrap become one number; with mean, rule steve takes each for a sample of its own."""
+    member_agg: MemberAgg = "sample"
+    """sample: one rollout, as model.propagation says; mean, min: each member rolls out alone, T_h is aggregated over them."""
+    td_k: bool = False
+    """Train the critic on the imagined states too, each with its own target (the TD-k trick of MVE)."""
+    max_disagreement: float | None = None
+    """Stop a rollout where members disagree by this many typical one-step changes or more (>= 0); None: never."""
+    target_min: float | None = None
+    """Lower bound of the target, applied after the rule; -1 / (1 - gamma) where rewards are -1 or 0."""
+    target_max: float | None = None
+    """Upper bound of the target, applied after the rule."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +108,60 @@ class ActorConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The dynamics model behind source `model` and behind the actor's rollouts."""
+    """The dynamics model behind source `model` and behind the actor's rollouts; all but name, noise and bias: `ensemble`."""
 
     name: str = "oracle"
     """Dynamics model, one of `valex list models`."""
+    num_models: int = 5
+    """N, members of the ensemble (>= 1); 1 is a single model."""
+    num_elites: int = 5
+    """Members that rollouts use (1 to num_models), those with the smallest hold-out loss; fewer than all need a holdout."""
+    hidden: tuple[int, ...] = (256, 256, 256, 256)
+    """Width of each hidden layer of a member (units)."""
+    activation: Activation = "relu"
+    """Between the layers: relu (the release of 2412.20537) or silu (smooth, for gradients through the model)."""
+    deterministic: bool = False
+    """Predict the mean only, by squared error; else a Gaussian with learned, softly bounded log-variance."""
+    propagation: Propagation = "random_model"
+    """random_model: each row a new elite at every step; fixed_model: one for a whole rollout; expectation: mean of all."""
+    termination: Termination = "known"
+    """known: the environment's termination function; learned: a classifier beside the prediction."""
+    normalize_targets: bool = True
+    """Predict changes and rewards in units of their running standard deviation; inputs always are normalised."""
+    lr: float = 1e-3
+    """Adam step size (> 0)."""
+    batch_size: int = 256
+    """Stored steps per gradient step and member (>= loss_steps, in windows of loss_steps)."""
+    grad_clip: float = 100.0
+    """Largest norm of a member's gradient (> 0)."""
+    schedule: Schedule = "rate"
+    """rate: steps_per_env_step; released: an epoch of the whole replay after every collection step (deviation D16)."""
+    steps_per_env_step: float = 0.5
+    """Gradient steps per control step (>= 0), due every train_every control steps."""
+    train_every: int = 1
+    """Control steps between training phases (a multiple of num_envs)."""
+    pretrain_steps: int = 1_000
+    """Gradient steps before the first update of the agent, on the warm-up (>= 0)."""
+    max_steps: int = 10_000
+    """Cap on the gradient steps of one phase (>= 1)."""
+    loss_steps: int = 1
+    """k, steps of the training loss: predictions are fed back k - 1 times (>= 1); independent of every horizon."""
+    step_weights: tuple[float, ...] = ()
+    """Weight of each of the k steps in the loss (>= 0); empty: equal weights."""
+    cut_gradient: bool = False
+    """Do not send gradients through the fed-back prediction."""
+    bootstrap: Resampling = "own"
+    """shared: one mini-batch for all members; own: each draws its own; poisson: each counts a stored step Poisson(1) times."""
+    holdout: float = 0.0
+    """Share of stored steps kept from training, in blocks of 32 (0 to 0.5)."""
+    patience: int = 0
+    """End a phase, and go back to each member's best, after this many hold-out checks without gain (0: never)."""
+    data_limit: int | None = None
+    """Learn from the first so many control steps only; None: from all."""
+    noise: float = 0.0
+    """noisy_oracle: standard deviation of the error of each model step, in typical one-step changes of the state."""
+    bias: float = 0.0
+    """noisy_oracle: size of a constant error of each model step in a random direction, in the same unit."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +173,15 @@ class TrainConfig:
     num_envs: int = 1
     """Environments stepped together (>= 1)."""
     warmup_steps: int = 512
-    """Uniformly random control steps before the first update (>= batch_size)."""
+    """Random control steps before the first update (>= batch_size)."""
     batch_size: int = 256
     """Transitions per update (>= 1)."""
     utd: int = 1
-    """Updates per control step (>= 1)."""
+    """Updates per control step (>= 0); 0 trains the dynamics model alone, with the policy as it starts."""
     replay_capacity: int = 1_048_576
     """Control steps the replay holds; a run allocates no more than env_steps."""
+    warmup_noise: WarmupNoise = "uniform"
+    """uniform: independent actions; ou: tanh of z <- 0.9 z + 0.45 N(0, 1), which pushes one way for a while."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +210,10 @@ class DiagnosticsConfig:
     """Rollouts per state in that comparison (>= 2)."""
     overhead: bool = False
     """Time one update, split into rollout, critic and actor."""
+    model_error_steps: int = 0
+    """K, model steps over which the dynamics model's open-loop error is measured on new episodes; 0: not at all."""
+    model_error_starts: int = 64
+    """Starts of that measurement, each an own episode (>= 2)."""
 
 
 @dataclass(frozen=True)
@@ -167,3 +245,9 @@ class RunConfig:
     """Discount per control step, in [0, 1)."""
     seed: int = 0
     """Seed from which every random stream of the run is drawn (>= 0)."""
+
+
+def needs_model(config: RunConfig) -> bool:
+    """Return whether a run has a dynamics model: something rolls out, or the model is all that it trains."""
+    rolls_out = (config.critic.source == "model" and config.critic.horizon > 0) or config.actor.horizon > 0
+    return rolls_out or config.train.utd == 0

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from valex.config import ConfigError, from_dict
+from valex.checks import ConfigError
+from valex.config import from_dict
 from valex.settings import RunConfig
 
 

@@ -25,10 +25,17 @@ RULES = {
     "h_step": Entry("valex.targets:H_STEP", "sum of H + 1 rewards, then bootstrap (MVE, critic expansion)"),
     "td_lambda": Entry("valex.targets:TD_LAMBDA", "lambda-weighted mixture of all horizons up to H"),
     "retrace": Entry("valex.targets:RETRACE", "off-policy corrected by lambda min(1, pi/mu) (Munos et al. 2016)"),
+    "mean": Entry("valex.targets:MEAN", "mean over the horizons 0..H"),
+    "min": Entry("valex.targets:MIN", "minimum over the horizons 0..H"),
+    "steve": Entry("valex.targets:STEVE", "horizons weighted by the inverse variance over members and critics (STEVE)"),
 }
 
 MODELS = {
     "oracle": Entry("valex.models.oracle:make_oracle", "the simulator itself, restarted from states kept in replay"),
+    "noisy_oracle": Entry("valex.models.oracle:make_noisy_oracle", "the simulator with noise or bias of a chosen size"),
+    "ensemble": Entry(
+        "valex.models.ensemble:make_ensemble", "learned ensemble of probabilistic nets; 1 member: one net"
+    ),
 }
 
 ENVS = {

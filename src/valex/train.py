@@ -20,7 +20,7 @@ from valex import replay as replays
 from valex.diagnostics.gradients import per_sample_statistics
 from valex.envs.base import VecState, make_env, reset_batch, step_batch
 from valex.expansion import make_expansion
-from valex.settings import DiagnosticsConfig, RunConfig
+from valex.settings import DiagnosticsConfig, RunConfig, needs_model
 from valex.tables import AGENTS, MODELS, RULES, load
 from valex.types import Agent, Array, Env, Model, PyTree, Transition
 
@@ -58,8 +58,7 @@ class Program(NamedTuple):
 def make_parts(config: RunConfig) -> Parts:
     """Build environment, dynamics model and agent of a config. Raises ValueError naming the field that does not fit."""
     env = make_env(config.env)
-    rolls_out = (config.critic.source == "model" and config.critic.horizon > 0) or config.actor.horizon > 0
-    model = load(MODELS, config.model.name)(env) if rolls_out else None
+    model = load(MODELS, config.model.name)(env, config.model) if needs_model(config) else None
     expansion = make_expansion(config.critic, config.actor, config.gamma, model)
     agent = load(AGENTS, config.agent.name)(config.agent, env.spec, expansion)
     return Parts(env, model, agent, expansion.window)
@@ -132,10 +131,18 @@ def empty_replay(config: RunConfig, parts: Parts) -> replays.Replay:
     return replays.init(example, max(1, min(train.replay_capacity, train.env_steps) // train.num_envs), train.num_envs)
 
 
+def observed(parts: Parts, model_params: PyTree, transition: Transition) -> PyTree:
+    """Return the parameters of the dynamics model after it has seen one collected batch; () without a model."""
+    return parts.model.observe(model_params, transition) if parts.model else ()
+
+
 def make_start(config: RunConfig, parts: Parts) -> Callable:
-    """Build (seed) -> TrainState: fresh parts, and a replay filled by the uniformly random warm-up."""
+    """Build (seed) -> TrainState: fresh parts, and a replay filled by the random warm-up."""
     env, agent, train = parts.env, parts.agent, config.train
-    uniform = uniform_actions(env)
+    correlated = train.warmup_noise == "ou"
+
+    def random_actions(z: Array) -> Callable:
+        return (lambda key, obs: distributions.ou_sample(key, z)) if correlated else uniform_actions(env)
 
     def start(seed: Array) -> TrainState:
         agent_key, model_key, reset_key = jax.random.split(stream(seed, "init"), 3)
@@ -144,14 +151,17 @@ def make_start(config: RunConfig, parts: Parts) -> Callable:
         envs = reset_batch(env, reset_key, train.num_envs)
 
         def step(carry, key):
-            agent_state, replay, envs = carry
-            envs, transition = collect(env, uniform, key, envs)
+            agent_state, model_params, replay, envs, z = carry
+            envs, transition = collect(env, random_actions(z), key, envs)
             agent_state = agent.observe(agent_state, transition.obs)
-            return (agent_state, replays.add(replay, keeps(config, parts, transition)), envs), None
+            model_params = observed(parts, model_params, transition)
+            replay = replays.add(replay, keeps(config, parts, transition))
+            return (agent_state, model_params, replay, envs, transition.latent), None
 
-        carry = (agent_state, empty_replay(config, parts), envs)
+        z = jnp.zeros((train.num_envs, env.spec.act_dim))
+        carry = (agent_state, model_params, empty_replay(config, parts), envs, z)
         keys = jax.random.split(stream(seed, "warmup"), warmup_iterations(config))
-        (agent_state, replay, envs), _ = jax.lax.scan(step, carry, keys)
+        (agent_state, model_params, replay, envs, _), _ = jax.lax.scan(step, carry, keys)
         return TrainState(
             agent_state, model_params, replay, envs, jnp.asarray(seed, jnp.uint32), jnp.zeros((), jnp.int32)
         )
@@ -160,7 +170,7 @@ def make_start(config: RunConfig, parts: Parts) -> Callable:
 
 
 def make_iteration(config: RunConfig, parts: Parts) -> Callable:
-    """Build (TrainState) -> (TrainState, metrics): one step of every environment, then utd * num_envs updates."""
+    """Build (TrainState) -> (TrainState, metrics): one step of every environment, the model's phase, utd * num_envs updates."""
     train, agent = config.train, parts.agent
 
     def iteration(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
@@ -171,7 +181,9 @@ def make_iteration(config: RunConfig, parts: Parts) -> Callable:
         )
         replay = replays.add(state.replay, keeps(config, parts, transition))
         agent_state = agent.observe(state.agent, transition.obs)
-        model_params, model_metrics = parts.model.update(state.model, model_key, replay) if parts.model else ((), {})
+        model_params, model_metrics = observed(parts, state.model, transition), {}
+        if parts.model:
+            model_params, model_metrics = parts.model.update(model_params, model_key, replay)
 
         def update(agent_state, key):
             sample_key, agent_key = jax.random.split(key)
@@ -179,7 +191,9 @@ def make_iteration(config: RunConfig, parts: Parts) -> Callable:
             return agent.update(agent_state, agent_key, batch, model_params)
 
         count = train.utd * train.num_envs
-        if count == 1:
+        if count == 0:
+            metrics = {}
+        elif count == 1:
             agent_state, metrics = update(agent_state, update_key)
         else:
             agent_state, stacked = jax.lax.scan(update, agent_state, jax.random.split(update_key, count))
@@ -225,7 +239,7 @@ def make_chunk(config: RunConfig, parts: Parts) -> Callable:
         def body(i, carry):
             state, total, bad = carry
             state, metrics = iteration(state)
-            row = jnp.stack([metrics[name] for name in names])
+            row = jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in names])
             return state, total + row, jnp.where(jnp.isfinite(row) | (bad < n), bad, i)
 
         zeros = jnp.zeros(len(names))

@@ -1,6 +1,6 @@
 """The records that every layer of valex speaks: plain NamedTuples of arrays and pure functions.
 
-Axes: B batch, T time (arrays are time-major, [T, B, ...]), H horizon, N seeds, P particles.
+Axes: B batch, T time (arrays are time-major, [T, B, ...]), H horizon, N members of an ensemble, C critics, P particles.
 An empty tuple `()` in a field means "not stored": it is a PyTree without leaves and costs nothing.
 """
 
@@ -59,6 +59,10 @@ class EnvSpec(NamedTuple):
     reward_offset: float = 0.0  # what every reward of a control step holds on top of the task's own
 
 
+def _unchanged(first: Any, *unused: Any) -> Any:
+    return first
+
+
 class Env(NamedTuple):
     """An environment without a clock; every function takes ONE instance, callers vmap."""
 
@@ -68,7 +72,8 @@ class Env(NamedTuple):
     obs: Callable  # (state) -> obs
     sim_state: Callable  # (state) -> the least PyTree from which `restart` rebuilds the state
     restart: Callable  # (sim_state) -> state
-    terminated: Callable  # (obs, action, next_obs) -> bool, the known termination function
+    terminated: Callable | None  # (obs, action, next_obs) -> bool, the known termination function; None: not known
+    project: Callable = _unchanged  # (sim_state) -> the sim_state nearest to it from which `restart` can go on
 
 
 class Bootstrap(NamedTuple):
@@ -78,7 +83,27 @@ class Bootstrap(NamedTuple):
     log_prob: Callable  # (obs, latent) -> log pi                  only off-policy rules read it
     value: Callable  # (key, obs) -> v                             soft for SAC, min or argmax for TD3 and DDQN
     bonus: Callable  # (log_prob) -> reward bonus                  -alpha log pi for SAC, 0 otherwise
-    q: Callable  # (obs, action) -> q
+    q: Callable  # (obs, action) -> q                              as the agent aggregates its critics
+    heads: Callable  # (obs, action) -> q [C, ...]                 every critic by itself: critic_agg, STEVE
+
+
+class CriticRows(NamedTuple):
+    """What a critic is regressed on; ready made, the agent computes nothing of it."""
+
+    obs: Array  # [R, obs_dim] without gradient
+    action: Array  # [R, act_dim]; [R] int for discrete actions
+    target: Array  # [R] in units of return, without gradient
+    weight: Any = ()  # [R] in [0, 1], of the squared errors; () where all rows count alike
+    metrics: Any = ()  # scalars by name, to be logged; () for none
+
+
+class Opinions(NamedTuple):
+    """What every member of an ensemble predicts for the same step; N members."""
+
+    obs: Array  # [N, ..., obs_dim] mean of the successor
+    reward: Array  # [N, ...] mean of the reward
+    obs_std: Array  # [N, ..., obs_dim] predicted standard deviation of the successor; 0 for a deterministic member
+    reward_std: Array  # [N, ...]
 
 
 class Model(NamedTuple):
@@ -90,6 +115,15 @@ class Model(NamedTuple):
     update: Callable  # (params, key, replay) -> (params, metrics)    identity for the oracle
     needs_sim_state: bool  # start reads sim_state, so replay has to keep it
     differentiable: bool  # gradients flow through step
+    observe: Callable = (
+        _unchanged  # (params, transition [B]) -> params   called once per collected batch, warm-up included
+    )
+    members: int = 1  # N, models in the ensemble
+    pick: Callable = _unchanged  # (params, member) -> params under which every step follows that one member
+    opinions: Callable | None = None  # (params, obs, action) -> Opinions    None for a simulator: it has no members
+    disagreement: Callable | None = (
+        None  # (params, obs, action) -> [...] spread of members, in typical one-step changes
+    )
 
 
 class Agent(NamedTuple):
@@ -104,11 +138,11 @@ class Agent(NamedTuple):
 
 
 class ReturnInputs(NamedTuple):
-    """What a target rule folds; all [T, B], row t is the step s_t -> s_{t+1}, the last row bootstraps."""
+    """What a target rule folds; all [T, B] or [T, J, B] with J samples. Row t is s_t -> s_{t+1}, the last row bootstraps."""
 
     reward: Array  # r_t, with the bonus of a_t where the estimator is `plain` and t > 0
     discount: Array  # gamma * (1 - terminated_t); gamma enters nowhere else
     value: Array  # V(s_{t+1})
     q: Array  # what the trace subtracts: Q(s_{t+1}, a_{t+1}), or V again for `plain`
     log_rho: Array  # log pi/mu at (s_{t+1}, a_{t+1}); exactly 0 on a model rollout
-    continues: Array  # 1. where row t+1 goes on in row t's episode, else 0.
+    continues: Array  # 1. where row t+1 may follow row t: the same episode, a model still trusted; else 0.

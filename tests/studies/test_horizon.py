@@ -10,7 +10,8 @@ import pytest
 import synthetic
 from synthetic import World
 
-from valex.config import algorithm, check, horizon, run_id
+from valex.checks import check
+from valex.config import algorithm, horizon, run_id
 from valex.settings import RunConfig
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.cells import arm, arms, auc, final, horizons, make_grid, paired, return_bounds, scores

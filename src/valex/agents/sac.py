@@ -1,6 +1,6 @@
 """Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), trained on whatever target and objective it is given.
 
-    critic_loss   0.5 E (Q_k(s, a) - y)^2 over all heads k; y comes from expansion.critic_target
+    critic_loss   0.5 E (Q_k(s, a) - y)^2 over all heads k; s, a and y come from expansion.critic_rows
     actor_loss    -E J(s); J comes from expansion.actor_objective, at H = 0 E[min_k Q_k(s, a) - alpha log pi(a|s)]
     alpha_loss    alpha E[-log pi(a|s) - target entropy]
     bootstrap     V(s) = min_k Q_k(s, a) - alpha log pi(a|s) with a ~ pi: all that a target learns of this agent
@@ -22,7 +22,7 @@ from valex.losses import gradient_norm, gradient_param_std, td_loss
 from valex.networks import Network, critic_ensemble, gaussian_actor
 from valex.settings import SACConfig
 from valex.targets import target_metrics
-from valex.types import ActionSample, Agent, Array, Bootstrap, EnvSpec, PyTree, Transition
+from valex.types import ActionSample, Agent, Array, Bootstrap, CriticRows, EnvSpec, PyTree, Transition
 
 
 class SACState(NamedTuple):
@@ -38,10 +38,10 @@ class SACState(NamedTuple):
     alpha_opt: optax.OptState
 
 
-def critic_loss(critic: PyTree, q: Network, obs: Array, action: Array, target: Array) -> tuple[Array, Array]:
-    """Return (loss, mean Q) for `target` [B], which arrives ready made."""
-    values = q.apply(critic, obs, action)
-    return td_loss(values, target), jnp.mean(values)
+def critic_loss(critic: PyTree, q: Network, rows: CriticRows) -> tuple[Array, Array]:
+    """Return (loss, mean Q) on rows whose targets arrive ready made; their observations are normalised."""
+    values = q.apply(critic, rows.obs, rows.action)
+    return td_loss(values, rows.target, rows.weight), jnp.mean(values)
 
 
 def alpha_loss(log_alpha: Array, entropy: Array, target_entropy: float) -> Array:
@@ -63,15 +63,18 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
     def bonus(log_prob: Array) -> Array:
         return -alpha * log_prob
 
+    def heads(obs: Array, action: Array) -> Array:
+        return q_network.apply(critic, norm(obs), action)
+
     def q(obs: Array, action: Array) -> Array:
         # head by head: a minimum over an axis joins what two cores could compute apart
-        return reduce(jnp.minimum, list(q_network.apply(critic, norm(obs), action)))
+        return reduce(jnp.minimum, list(heads(obs, action)))
 
     def value(key: Array, obs: Array) -> Array:
         sample = act(key, obs)
         return q(obs, sample.action) + bonus(sample.log_prob)
 
-    return Bootstrap(act, log_prob, value, bonus, q)
+    return Bootstrap(act, log_prob, value, bonus, q, heads)
 
 
 def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
@@ -113,11 +116,9 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         """Take one step of critic, actor and temperature, all from gradients at the old parameters."""
         target_key, actor_key = jax.random.split(key)
         first = jax.tree.map(lambda x: x[0], batch)
-        target = expansion.critic_target(view(state, state.actor, state.target_critic), target_key, batch, model_params)
-        obs = norm_of(state)(first.obs)
-        (c_loss, q_mean), c_grads = jax.value_and_grad(critic_loss, has_aux=True)(
-            state.critic, q_network, obs, first.action, target
-        )
+        rows = expansion.critic_rows(view(state, state.actor, state.target_critic), target_key, batch, model_params)
+        rows = rows._replace(obs=norm_of(state)(rows.obs))
+        (c_loss, q_mean), c_grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic, q_network, rows)
         (a_loss, log_prob), a_grads = jax.value_and_grad(actor_loss, has_aux=True)(
             state.actor, state, actor_key, first, model_params
         )
@@ -127,17 +128,21 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         actor, actor_opt = _apply(actor_tx, a_grads, state.actor_opt, state.actor)
         log_alpha, alpha_opt = _apply(alpha_tx, t_grad, state.alpha_opt, state.log_alpha)
         target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
-        metrics = target_metrics(target) | {
-            "critic/loss": c_loss,
-            "critic/q_mean": q_mean,
-            "critic/grad_norm": gradient_norm(c_grads),
-            "actor/loss": a_loss,
-            "actor/entropy": entropy,
-            "actor/grad_norm": gradient_norm(a_grads),
-            "actor/grad_param_std": gradient_param_std(a_grads),
-            "alpha/loss": t_loss,
-            "alpha/value": jnp.exp(state.log_alpha),
-        }
+        metrics = (
+            target_metrics(rows.target)
+            | dict(rows.metrics)
+            | {
+                "critic/loss": c_loss,
+                "critic/q_mean": q_mean,
+                "critic/grad_norm": gradient_norm(c_grads),
+                "actor/loss": a_loss,
+                "actor/entropy": entropy,
+                "actor/grad_norm": gradient_norm(a_grads),
+                "actor/grad_param_std": gradient_param_std(a_grads),
+                "alpha/loss": t_loss,
+                "alpha/value": jnp.exp(state.log_alpha),
+            }
+        )
         new = SACState(actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt)
         return new, metrics
 

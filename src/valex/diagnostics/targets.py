@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from valex.envs.base import reset_batch
 from valex.evaluate import monte_carlo_steps
-from valex.expansion import Rollout, from_model, rollout
 from valex.models.oracle import make_oracle
 from valex.targets import H_STEP, TD_LAMBDA
 from valex.train import Parts, collect
 from valex.types import Array, Bootstrap, Model, PyTree, Transition
+from valex.windows import Rollout, from_model, real_row, rollout
 
 COLLECTORS = 32  # environments that gather the states
 COLLECT_STEPS = 200  # control steps each of them runs, at most its episode length
@@ -61,7 +61,7 @@ def target_statistics(parts: Parts, state: PyTree, key: Array, study: TargetStud
     state_key, path_key, value_key, mc_key, mc_value_key = jax.random.split(key, 5)
     first = visited_transitions(parts, state, state_key, study.states)
     many = jax.tree.map(lambda x: jnp.repeat(x, study.particles, axis=0), first)
-    head = (many.reward, study.gamma * (1.0 - many.terminated))
+    head = real_row(many, study.gamma)
     shape = (study.states, study.particles)
 
     mc_steps = monte_carlo_steps(study.gamma)

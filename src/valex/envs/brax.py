@@ -136,6 +136,14 @@ def restarter(brax_env: Any, backend: str) -> tuple[Callable, Callable]:
     return links_of, from_links
 
 
+def unit_rotations(sim_state: Any) -> Any:
+    """Return a simulator state whose quaternions have length 1 again after an error was added (spring, positional)."""
+    if not isinstance(sim_state, LinkState):
+        return sim_state
+    rotation = sim_state.rotation / jnp.linalg.norm(sim_state.rotation, axis=-1, keepdims=True)
+    return sim_state._replace(rotation=rotation)
+
+
 # ------------------------------------------------------------------------------------------------------------- factory
 
 
@@ -196,5 +204,5 @@ def make_brax_env(config: EnvConfig) -> Env:
         backend=choices.backend,
         differentiable=choices.backend in DIFFERENTIABLE,
     )
-    env = Env(spec, reset, step, brax_env._get_obs, sim_state, restart, TERMINATED[choices.name])
+    env = Env(spec, reset, step, brax_env._get_obs, sim_state, restart, TERMINATED[choices.name], unit_rotations)
     return repeat_action(env, choices.action_repeat)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from valex.config import PRESETS, algorithm, canonical, flatten, horizon
+from valex.checks import flatten
+from valex.config import PRESETS, algorithm, canonical, horizon
 from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, ModelConfig, RunConfig, StoreConfig
 from valex.statistics import area_under_curve
 from valex.store import StoredRun

@@ -1,0 +1,303 @@
+"""What a whole-run config may hold: types, ranges, tables, and what goes together; one clear line where it does not.
+
+Imports no jax.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from valex.settings import (
+    HOLDOUT_CHECK_EVERY,
+    Activation,
+    CriticAgg,
+    Estimator,
+    MemberAgg,
+    Propagation,
+    Resampling,
+    RunConfig,
+    Schedule,
+    Source,
+    Termination,
+    WarmupNoise,
+    needs_model,
+)
+from valex.tables import AGENTS, ENVS, MODELS, RULES
+
+
+class ConfigError(ValueError):
+    """A field that cannot be: one line that names the field, the value and what is allowed."""
+
+
+_CHOICES = {
+    "env.name": tuple(ENVS),
+    "agent.name": tuple(AGENTS),
+    "critic.rule": tuple(RULES),
+    "critic.source": get_args(Source),
+    "critic.estimator": get_args(Estimator),
+    "critic.critic_agg": get_args(CriticAgg),
+    "critic.member_agg": get_args(MemberAgg),
+    "actor.estimator": get_args(Estimator),
+    "model.name": tuple(MODELS),
+    "model.activation": get_args(Activation),
+    "model.propagation": get_args(Propagation),
+    "model.termination": get_args(Termination),
+    "model.schedule": get_args(Schedule),
+    "model.bootstrap": get_args(Resampling),
+    "train.warmup_noise": get_args(WarmupNoise),
+}
+
+_RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of each of its numbers
+    "env.action_repeat": (1, 1000, True, True),
+    "env.episode_length": (1, 10**9, True, True),
+    "env.reward_offset": (-math.inf, math.inf, False, False),
+    "agent.hidden": (1, 16_384, True, True),
+    "agent.actor_lr": (0, math.inf, False, False),
+    "agent.critic_lr": (0, math.inf, False, False),
+    "agent.alpha_lr": (0, math.inf, True, False),
+    "agent.init_alpha": (0, math.inf, False, False),
+    "agent.target_entropy_per_dim": (-math.inf, math.inf, False, False),
+    "agent.tau": (0, 1, False, True),
+    "agent.num_critics": (1, 64, True, True),
+    "critic.horizon": (0, 1000, True, True),
+    "critic.lam": (0, 1, True, True),
+    "critic.particles": (1, 4096, True, True),
+    "critic.max_disagreement": (0, math.inf, True, False),
+    "critic.target_min": (-math.inf, math.inf, False, False),
+    "critic.target_max": (-math.inf, math.inf, False, False),
+    "actor.horizon": (0, 1000, True, True),
+    "actor.particles": (1, 4096, True, True),
+    "model.num_models": (1, 64, True, True),
+    "model.num_elites": (1, 64, True, True),
+    "model.hidden": (1, 16_384, True, True),
+    "model.lr": (0, math.inf, False, False),
+    "model.batch_size": (1, 10**6, True, True),
+    "model.grad_clip": (0, math.inf, False, False),
+    "model.steps_per_env_step": (0, 10**4, True, True),
+    "model.train_every": (1, 10**9, True, True),
+    "model.pretrain_steps": (0, 10**7, True, True),
+    "model.max_steps": (1, 10**7, True, True),
+    "model.loss_steps": (1, 1000, True, True),
+    "model.step_weights": (0, math.inf, True, False),
+    "model.holdout": (0, 0.5, True, True),
+    "model.patience": (0, 10**6, True, True),
+    "model.data_limit": (1, 10**12, True, True),
+    "model.noise": (0, math.inf, True, False),
+    "model.bias": (0, math.inf, True, False),
+    "train.env_steps": (1, 10**12, True, True),
+    "train.num_envs": (1, 10**6, True, True),
+    "train.warmup_steps": (1, 10**12, True, True),
+    "train.batch_size": (1, 10**6, True, True),
+    "train.utd": (0, 10**4, True, True),
+    "train.replay_capacity": (1, 10**9, True, True),
+    "eval.every": (1, 10**12, True, True),
+    "eval.episodes": (1, 10**5, True, True),
+    "eval.value_bias_states": (0, 10**5, True, True),
+    "eval.grad_samples": (0, 10**5, True, True),
+    "diagnostics.target_horizons": (0, 1000, True, True),
+    "diagnostics.target_states": (2, 10**6, True, True),
+    "diagnostics.target_particles": (2, 10**5, True, True),
+    "diagnostics.model_error_steps": (0, 10**5, True, True),
+    "diagnostics.model_error_starts": (2, 10**5, True, True),
+    "store.checkpoint_every": (1, 10**9, True, True),
+    "store.keep": (2, 1000, True, True),
+    "store.keep_finished": (0, 1000, True, True),
+    "gamma": (0, 1, True, False),
+    "seed": (0, 2**32 - 1, True, True),
+}
+
+
+def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted field, value) for every leaf field of nested dataclasses."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            yield from flatten(value, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, value
+
+
+def field_types(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted field, type) for every leaf field of nested dataclasses."""
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint):
+            yield from field_types(hint, f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
+        else:
+            yield prefix + name, hint
+
+
+TYPES = dict(field_types())
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Return whether a value is what a field's type says; whole numbers are numbers, true and false are not."""
+    if get_origin(hint) is UnionType:
+        return any(_is_a(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, get_args(hint)[0]) for item in value)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, str if get_origin(hint) is Literal else hint)
+
+
+def _kind(hint: Any) -> str:
+    """Return a field's type in words."""
+    if get_origin(hint) is UnionType:
+        return " or ".join(_kind(option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a tuple of whole numbers" if get_args(hint)[0] is int else "a tuple of numbers"
+    return _KINDS.get(hint, "None" if hint is type(None) else "text")
+
+
+def _wrong(field: str, value: Any) -> str | None:
+    """Return what is wrong with the value of one field, or None."""
+    if not _is_a(value, TYPES[field]):
+        return f"{field}: {value!r} is not {_kind(TYPES[field])}"
+    if field in _CHOICES and value not in _CHOICES[field]:
+        return f"{field}: {value!r} is not known; choose one of {', '.join(_CHOICES[field])}"
+    if field not in _RANGES or value is None:
+        return None
+    low, high, low_in, high_in = _RANGES[field]
+    numbers = value if isinstance(value, tuple) else (value,)
+    fit = all((n >= low if low_in else n > low) and (n <= high if high_in else n < high) for n in numbers)
+    allowed = f"{'[' if low_in else '('}{low}, {high}{']' if high_in else ')'}"
+    return None if fit else f"{field}: {value} is outside {allowed}"
+
+
+def check(config: RunConfig) -> RunConfig:
+    """Return the config if it can run. Raises ConfigError with one line naming the first field that cannot be."""
+    for name, value in flatten(config):
+        if wrong := _wrong(name, value):
+            raise ConfigError(wrong)
+    if not config.agent.hidden:
+        raise ConfigError("agent.hidden: () is empty; give one or more widths, each at least 1")
+    _check_target(config)
+    _check_expansion(config)
+    if needs_model(config):
+        _check_model(config)
+    _check_loop(config)
+    return config
+
+
+def _check_target(config: RunConfig) -> None:
+    """Raise ConfigError where rule, source, horizon and estimator do not go together."""
+    critic = config.critic
+    if critic.rule == "td" and critic.horizon > 0:
+        allowed = ", ".join(rule for rule in RULES if rule != "td")
+        raise ConfigError(f"critic.horizon: rule td looks 0 steps ahead; set critic.rule to one of {allowed}")
+    if critic.rule == "retrace" and critic.estimator != "doubly_robust":
+        raise ConfigError(
+            "critic.estimator: retrace is defined with doubly_robust; set --critic.estimator doubly_robust"
+        )
+    if critic.particles > 1 and (critic.source == "replay" or critic.horizon == 0):
+        raise ConfigError("critic.particles: only model rollouts have particles; set critic.source model and a horizon")
+    if config.actor.horizon == 0 and config.actor.particles > 1:
+        raise ConfigError("actor.particles: only model rollouts have particles; set actor.horizon above 0")
+
+
+def _check_expansion(config: RunConfig) -> None:
+    """Raise ConfigError where members, critics and the TD-k trick ask for what the target does not have."""
+    critic = config.critic
+    imagines = critic.source == "model" and critic.horizon > 0
+    for name, asked in (
+        ("member_agg", critic.member_agg != "sample"),
+        ("td_k", critic.td_k),
+        ("max_disagreement", critic.max_disagreement is not None),
+    ):
+        if asked and not imagines:
+            raise ConfigError(f"critic.{name}: only model rollouts have that; set critic.source model and a horizon")
+    if critic.rule == "steve" and critic.horizon > 0 and critic.member_agg == "sample":
+        raise ConfigError(
+            "critic.member_agg: steve weighs members by their spread; set --critic.member_agg mean "
+            "(and --critic.source model, --critic.critic_agg mean)"
+        )
+    if critic.td_k and (critic.member_agg != "sample" or critic.particles > 1):
+        raise ConfigError("critic.td_k: trains on one rollout; set critic.member_agg sample and critic.particles 1")
+    if critic.target_min is not None and critic.target_max is not None and critic.target_min >= critic.target_max:
+        raise ConfigError(f"critic.target_min: {critic.target_min} must be below target_max {critic.target_max}")
+
+
+def _check_model(config: RunConfig) -> None:
+    """Raise ConfigError where the settings of the dynamics model do not go together."""
+    model, train = config.model, config.train
+    if train.utd == 0 and model.name != "ensemble":
+        raise ConfigError("train.utd: 0 trains the dynamics model alone; set model.name ensemble")
+    if model.name != "noisy_oracle" and (model.noise or model.bias):
+        raise ConfigError("model.noise: noise and bias are those of an oracle; set model.name noisy_oracle")
+    if model.name != "ensemble":
+        return
+    if not model.hidden:
+        raise ConfigError("model.hidden: () is empty; give one or more widths, each at least 1")
+    if model.num_elites > model.num_models:
+        raise ConfigError(
+            f"model.num_elites: {model.num_elites} elites of model.num_models {model.num_models}; lower it"
+        )
+    if model.num_elites < model.num_models and model.holdout == 0:
+        raise ConfigError("model.num_elites: elites are chosen on held out steps; set model.holdout above 0")
+    if model.step_weights and (len(model.step_weights) != model.loss_steps or not any(model.step_weights)):
+        raise ConfigError(
+            f"model.step_weights: {len(model.step_weights)} weights for model.loss_steps {model.loss_steps}; "
+            "give one for each, not all 0, or none"
+        )
+    if model.batch_size < model.loss_steps:
+        raise ConfigError(f"model.batch_size: {model.batch_size} is less than one window of {model.loss_steps} steps")
+    if model.train_every % train.num_envs and model.train_every > 1:
+        raise ConfigError(f"model.train_every: {model.train_every} must be a multiple of num_envs {train.num_envs}")
+    _check_model_data(config)
+
+
+def _check_model_data(config: RunConfig) -> None:
+    """Raise ConfigError where the model lacks the stored steps that it is to learn from or be judged on."""
+    model, train = config.model, config.train
+    if model.patience and model.holdout == 0:
+        raise ConfigError("model.patience: early stopping needs held out steps; set model.holdout above 0")
+    phase = max(model.pretrain_steps, model.steps_per_env_step * max(model.train_every, train.num_envs))
+    if model.patience and model.schedule == "rate" and phase < HOLDOUT_CHECK_EVERY:
+        raise ConfigError(
+            f"model.patience: no phase reaches the first check after {HOLDOUT_CHECK_EVERY} gradient steps; "
+            "raise model.train_every"
+        )
+    if model.data_limit is not None and train.replay_capacity < train.env_steps:
+        raise ConfigError(
+            f"model.data_limit: the first steps are overwritten; raise train.replay_capacity to {train.env_steps}"
+        )
+    if model.data_limit is not None and model.data_limit < model.loss_steps * train.num_envs:
+        raise ConfigError(
+            f"model.data_limit: {model.data_limit} holds no window of {model.loss_steps} steps in each of "
+            f"{train.num_envs} environments"
+        )
+
+
+def _check_loop(config: RunConfig) -> None:
+    """Raise ConfigError where the counts of the training loop do not go together."""
+    train, every = config.train, config.eval.every
+    warmup = -(-train.warmup_steps // train.num_envs) * train.num_envs
+    window = config.critic.horizon + 1 if config.critic.source == "replay" else 1
+    window = max(window, config.model.loss_steps if needs_model(config) and config.model.name == "ensemble" else 1)
+    if train.warmup_steps < train.batch_size:
+        raise ConfigError(
+            f"train.warmup_steps: {train.warmup_steps} must be at least train.batch_size {train.batch_size}"
+        )
+    if train.replay_capacity < train.batch_size:
+        raise ConfigError(
+            f"train.replay_capacity: {train.replay_capacity} must be at least train.batch_size {train.batch_size}"
+        )
+    if train.env_steps % train.num_envs or train.env_steps < warmup + train.num_envs:
+        raise ConfigError(
+            f"train.env_steps: {train.env_steps} must be a multiple of num_envs {train.num_envs} above the warm-up ({warmup})"
+        )
+    if train.env_steps // train.num_envs >= 2**31:
+        raise ConfigError(
+            f"train.env_steps: {train.env_steps} is 2^31 or more for each of train.num_envs {train.num_envs}"
+        )
+    if every % train.num_envs:
+        raise ConfigError(f"eval.every: {every} must be a multiple of train.num_envs {train.num_envs}")
+    for name, steps in (("train.warmup_steps", warmup), ("train.replay_capacity", train.replay_capacity)):
+        if steps // train.num_envs < window:
+            raise ConfigError(
+                f"{name}: {steps} is too little; sequences of {window} steps in each of {train.num_envs} environments "
+                f"need at least {window * train.num_envs}"
+            )

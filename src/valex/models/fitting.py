@@ -1,0 +1,258 @@
+"""Fitting an ensemble: the k-step loss, mini-batches that never cross the end of an episode, and phases of gradient steps.
+
+    mu, log_variance = net(N(s), a),    z_0 = s_0,  z_{i+1} = z_i + m + S mu(z_i, a_i)
+    L = sum_i w_i l(z_{i+1} - s_{i+1}) / sum_i w_i         l: Gaussian negative log-likelihood, or squared error, in units of S
+
+Every member has its own loss, its own gradient and its own optimiser; all are one program over a leading axis [N].
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from valex import normalize
+from valex import replay as replays
+from valex.losses import gradient_norm
+from valex.models.termination import termination_loss
+from valex.networks import Network
+from valex.settings import HOLDOUT_CHECK_EVERY, ModelConfig
+from valex.types import Array, PyTree, Transition
+
+BOUNDS_WEIGHT = 0.01  # of sum(upper - lower) in the loss, pulls the bounds of the log-variance together
+RELEASED_EPOCHS = 200  # of pre-training, in the released schedule
+CHECK_WINDOWS = 2048  # stored windows in a hold-out check, of which the held out ones count
+CHECK_GAIN = 0.01  # share by which the hold-out error has to fall to count as a gain
+HOLDOUT_BLOCK = 32  # consecutive rows that are held out together
+POISSON_CDF = (0.36787944, 0.73575888, 0.91969860, 0.98101184, 0.99634015, 0.99940582)  # P(count <= 0..5), mean 1
+
+
+class Members(NamedTuple):
+    """What is trained; every leaf has a leading axis of members."""
+
+    net: PyTree
+    upper: Array  # [N, obs_dim + 1] bound of the log-variance
+    lower: Array  # [N, obs_dim + 1]
+
+
+class Prediction(NamedTuple):
+    """What a net says of a step, in units of the running standard deviations."""
+
+    mean: Array  # [..., obs_dim + 1] change of the observation, then reward
+    log_variance: Array  # [..., obs_dim + 1]
+    logit: Array  # [...] of termination; 0 where it is known
+
+
+class Observed(NamedTuple):
+    """A mini-batch of one member."""
+
+    rows: Transition  # leaves [k, B, ...]
+    weight: Array  # [k, B] of every prediction: 0 beyond the end of an episode and for what is held out
+
+
+def soft_bounds(x: Array, upper: Array, lower: Array) -> Array:
+    """Return x bent into (lower, upper): upper - softplus(upper - x), then lower + softplus(. - lower). Source: PETS."""
+    x = upper - jax.nn.softplus(upper - x)
+    return lower + jax.nn.softplus(x - lower)
+
+
+def mix(x: Array) -> Array:
+    """Return a hash of uint32 numbers, as numbers in [0, 1): the finaliser of MurmurHash3."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return (x ^ (x >> 16)).astype(jnp.float32) * 2.0**-32
+
+
+def poisson_counts(uniform: Array) -> Array:
+    """Return Poisson(1) counts by inversion of `uniform` [...] in [0, 1), cut at 6."""
+    return jnp.sum(uniform[..., None] >= jnp.array(POISSON_CDF), axis=-1).astype(jnp.float32)
+
+
+def output_size(obs_dim: int, config: ModelConfig) -> int:
+    """Return the outputs of a net: means, log-variances unless it is deterministic, a logit where termination is learned."""
+    return (obs_dim + 1) * (1 if config.deterministic else 2) + (config.termination == "learned")
+
+
+def predict(net: Network, members: Members, x: tuple[Array, Array], config: ModelConfig) -> Prediction:
+    """Return what members [N, ...] say of x = (normalised obs, action), each [N, B, d] or [B, d]; leaves [N, B, ...]."""
+    out, d = net.apply(members.net, jnp.concatenate(x, axis=-1)), x[0].shape[-1] + 1
+    mean, rest = out[..., :d], out[..., d:]
+    if config.deterministic:
+        log_variance = jnp.full_like(mean, -jnp.inf)
+    else:
+        log_variance = soft_bounds(rest[..., :d], members.upper[:, None], members.lower[:, None])
+    return Prediction(
+        mean, log_variance, rest[..., -1] if config.termination == "learned" else jnp.zeros(out.shape[:-1])
+    )
+
+
+def step_errors(said: Prediction, miss: Array, terminated: Array, varies: Array, config: ModelConfig) -> Array:
+    """Return the loss of each prediction, leaves [N, B, ...] to [N, B]; `miss` is prediction minus truth, in units of S.
+
+        sum_d [ miss_d^2 exp(-log_variance_d) + log_variance_d ],   or sum_d miss_d^2 for a deterministic member,
+        plus the cross-entropy of the termination where it is learned
+
+    over the numbers d that ever change (`varies` [obs_dim + 1]).
+    """
+    square = jnp.square(miss)
+    if not config.deterministic:
+        square = square * jnp.exp(-said.log_variance) + said.log_variance
+    loss = jnp.sum(square * varies, axis=-1)
+    return loss + termination_loss(said.logit, terminated) if config.termination == "learned" else loss
+
+
+def member_losses(
+    net: Network,
+    members: Members,
+    seen: Observed,
+    units: tuple[Array, Array, normalize.RunningStats],
+    config: ModelConfig,
+) -> tuple[Array, Array]:
+    """Return (loss, mean squared one-step error in units of S^2), each [N], on mini-batches [N, k, B, ...].
+
+        z_0 = s_0,  z_{i+1} = z_i + m + S mu(z_i, a_i),   L = sum_i w_i l(z_{i+1} - s_{i+1}) / sum_i w_i
+
+    units = (m, S, statistics of the inputs). The mean is fed back, the variance is that of each single step. Source of the
+    k-step loss: Botev's talk and 2402.03146; k = 1 is the ordinary loss.
+    """
+    shift, scale, inputs = units
+    varies, safe = scale > 0.0, jnp.where(scale > 0.0, scale, 1.0)  # what never changed is held, not predicted
+    weights = jnp.array(config.step_weights or (1.0,) * config.loss_steps)
+    z = seen.rows.obs[:, 0]
+    total, norm, first = 0.0, 0.0, jnp.zeros(())
+    for i in range(config.loss_steps):
+        row = jax.tree.map(lambda x, i=i: x[:, i], seen.rows)
+        said = predict(net, members, (normalize.normalize(inputs, z), row.action), config)
+        after = z + shift[:-1] + scale[:-1] * said.mean[..., :-1]
+        reward = shift[-1] + scale[-1] * said.mean[..., -1]
+        miss = jnp.concatenate([after - row.next_obs, (reward - row.reward)[..., None]], axis=-1) / safe
+        weight = weights[i] * seen.weight[:, i]
+        total += jnp.sum(weight * step_errors(said, miss, row.terminated, varies, config), axis=-1)
+        norm += jnp.sum(weight, axis=-1)
+        if i == 0:
+            counted = jnp.maximum(jnp.sum(seen.weight[:, 0], axis=-1), 1e-8)
+            first = jnp.sum(seen.weight[:, 0] * jnp.mean(jnp.square(miss), axis=-1, where=varies), axis=-1) / counted
+        z = jax.lax.stop_gradient(after) if config.cut_gradient else after
+    loss = total / jnp.maximum(norm, 1e-8)
+    if not config.deterministic:
+        loss += BOUNDS_WEIGHT * jnp.sum((members.upper - members.lower) * varies, axis=-1)
+    return loss, first
+
+
+def held_out(salt: Array, slots: Array, num_envs: int, share: float) -> Array:
+    """Return whether stored steps belong to the hold-out set: blocks of 32 rows of one environment, a `share` of them."""
+    block = (slots // num_envs // HOLDOUT_BLOCK) * num_envs + slots % num_envs
+    return mix(block.astype(jnp.uint32) ^ salt) < share
+
+
+def draw(replay: replays.Replay, key: Array, salt: Array, config: ModelConfig) -> Observed:
+    """Draw the mini-batch of every member, leaves [N, k, windows, ...]; windows = batch_size / k, at least 1."""
+    num, k, windows = config.num_models, config.loss_steps, max(1, config.batch_size // config.loss_steps)
+    own = config.bootstrap != "shared"
+    slots = replays.sample_windows(replay, key, num * windows if own else windows, k, config.data_limit)
+    rows = replays.gather(replay, slots)
+    weight = same_episode(rows)
+    if config.holdout > 0:
+        weight *= ~jnp.any(held_out(salt, slots, replay.words.shape[1], config.holdout), axis=0)
+    if own:
+        split = lambda x: jnp.moveaxis(x.reshape(k, num, windows, *x.shape[2:]), 1, 0)  # noqa: E731
+    else:
+        split = lambda x: jnp.broadcast_to(x[None], (num, *x.shape))  # noqa: E731
+    seen = Observed(jax.tree.map(split, _needed(rows)), split(weight))
+    if config.bootstrap == "poisson":
+        name = split(slots)[:, 0].astype(jnp.uint32) * jnp.uint32(num) + jnp.arange(num, dtype=jnp.uint32)[:, None]
+        seen = seen._replace(weight=seen.weight * poisson_counts(mix(name ^ ~salt))[:, None])
+    return seen
+
+
+def draw_held_out(replay: replays.Replay, key: Array, salt: Array, config: ModelConfig) -> Observed:
+    """Draw windows for a hold-out check, the same for every member; only those that are wholly held out weigh anything."""
+    slots = replays.sample_windows(replay, key, CHECK_WINDOWS, config.loss_steps, config.data_limit)
+    kept = jnp.all(held_out(salt, slots, replay.words.shape[1], config.holdout), axis=0)
+    rows = replays.gather(replay, slots)
+    seen = Observed(_needed(rows), same_episode(rows) * kept)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (config.num_models, *x.shape)), seen)
+
+
+def _needed(rows: Transition) -> Transition:
+    """Return rows without what no model reads."""
+    return rows._replace(log_prob=(), latent=(), sim_state=(), next_sim_state=())
+
+
+def same_episode(rows: Transition) -> Array:
+    """Return 1. for the rows of windows [k, B] that are still in the episode of the first, else 0."""
+    goes_on = 1.0 - (rows.terminated | rows.truncated)
+    return jnp.concatenate([jnp.ones_like(goes_on[:1]), jnp.cumprod(goes_on[:-1], axis=0)])
+
+
+class Fit(NamedTuple):
+    """What the loop of one phase carries."""
+
+    steps: Array  # [] int32 gradient steps taken
+    members: Members
+    opt: optax.OptState
+    best: Members | tuple  # of the hold-out checks so far; () without early stopping
+    best_mse: Array  # [N]
+    stale: Array  # [] int32, checks without a gain of any member
+    loss: Array  # [N] of the last mini-batch
+    mse: Array  # [N]
+    grad_norm: Array  # [N]
+
+
+def make_fit(net: Network, tx: optax.GradientTransformation, config: ModelConfig) -> tuple[Callable, Callable]:
+    """Build (fit, holdout_mse).
+
+    fit(members, opt, data, key, n) -> Fit after up to n gradient steps on data = (replay, units, salt); n is traced.
+    holdout_mse(members, data, key) -> [N] mean squared one-step error on what is held out.
+    """
+
+    def holdout_mse(members: Members, data: tuple, key: Array) -> Array:
+        replay, units, salt = data
+        return member_losses(net, members, draw_held_out(replay, key, salt, config), units, config)[1]
+
+    def gradient_step(state: Fit, data: tuple, key: Array) -> Fit:
+        replay, units, salt = data
+        seen = draw(replay, key, salt, config)
+
+        def total(members: Members) -> tuple[Array, tuple[Array, Array]]:
+            found = member_losses(net, members, seen, units, config)
+            return jnp.sum(found[0]), found
+
+        grads, (loss, mse) = jax.grad(total, has_aux=True)(state.members)
+        updates, opt = jax.vmap(tx.update)(grads, state.opt, state.members)
+        members, norm = optax.apply_updates(state.members, updates), jax.vmap(gradient_norm)(grads)
+        return state._replace(members=members, opt=opt, loss=loss, mse=mse, grad_norm=norm, steps=state.steps + 1)
+
+    def check(state: Fit, data: tuple, key: Array) -> Fit:
+        """Keep each member's best; count checks in which none gained."""
+        mse = holdout_mse(state.members, data, key)
+        gained = mse < (1.0 - CHECK_GAIN) * state.best_mse
+        keep = lambda new, old: jnp.where(gained.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
+        best = jax.tree.map(keep, state.members, state.best)
+        stale = jnp.where(jnp.any(gained), 0, state.stale + 1)
+        return state._replace(best=best, best_mse=jnp.where(gained, mse, state.best_mse), stale=stale)
+
+    def fit(members: Members, opt: optax.OptState, data: tuple, key: Array, n: Array) -> Fit:
+        early, check_key = config.patience > 0, jax.random.fold_in(key, 2**31 - 1)
+        zeros = jnp.zeros(config.num_models)
+        best_mse = jnp.full(config.num_models, jnp.inf)
+        state = Fit(jnp.int32(0), members, opt, members if early else (), best_mse, jnp.int32(0), zeros, zeros, zeros)
+
+        def body(state: Fit) -> Fit:
+            state = gradient_step(state, data, jax.random.fold_in(key, state.steps))
+            if early:
+                now = state.steps % HOLDOUT_CHECK_EVERY == 0
+                state = jax.lax.cond(now, lambda s: check(s, data, check_key), lambda s: s, state)
+            return state
+
+        going_on = lambda s: (s.steps < n) & ((s.stale < config.patience) | (not early))  # noqa: E731
+        state = jax.lax.while_loop(going_on, body, state)
+        if early:
+            checked = jnp.isfinite(state.best_mse)
+            keep = lambda best, last: jnp.where(checked.reshape(-1, *(1,) * (last.ndim - 1)), best, last)  # noqa: E731
+            state = state._replace(members=jax.tree.map(keep, state.best, state.members))
+        return state
+
+    return fit, holdout_mse
