@@ -42,8 +42,7 @@ def serve_valex() -> None:
     import optax
 
     from valex import device, normalize, replay
-    from valex.models.fitting import Members, make_fit, output_size
-    from valex.networks import stacked_mlps
+    from valex.models.fitting import init_members, make_fit, make_nets
     from valex.settings import ModelConfig
     from valex.types import Transition
 
@@ -54,10 +53,10 @@ def serve_valex() -> None:
     ring = replay.init(jax.tree.map(lambda x: x[0], rows), ROWS, 1)
     fill = lambda ring, row: (replay.add(ring, jax.tree.map(lambda x: x[None], row)), None)  # noqa: E731
     ring, _ = jax.jit(lambda ring, rows: jax.lax.scan(fill, ring, rows))(ring, rows)
-    net = stacked_mlps(OBS + ACT, HIDDEN, output_size(OBS, config), N, config.activation)
-    members = Members(net.init(jax.random.key(0)), jnp.full((N, OBS + 1), 0.5), jnp.full((N, OBS + 1), -10.0))
+    nets = make_nets(OBS, ACT, config)
+    members = init_members(nets, jax.random.key(0), OBS, config)
     tx = optax.chain(optax.clip_by_global_norm(config.grad_clip), optax.adam(config.lr))
-    fit = jax.jit(make_fit(net, tx, config)[0])
+    fit = jax.jit(make_fit(nets, tx, config)[0])
     changes = normalize.update(normalize.init(OBS + 1), jnp.concatenate([change, reward[:, None]], 1))
     scale = 1.0 / normalize.scale_shift(changes)[0]
     known = (ring, (changes.mean, scale, normalize.update(normalize.init(OBS), obs)), jnp.uint32(1))

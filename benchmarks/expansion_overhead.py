@@ -14,52 +14,23 @@ update includes drawing its batch of 256 from replay.
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from common import Times, footer, header, interleave, paired, ratio, show
+from loops import BATCH, base_config, loop, policy_loop, sized, timer, update_loop
 
 from valex import replay as replays
 from valex.device import cpu_threads, set_up_jax
 from valex.launch import threads_of
 from valex.models.oracle import make_oracle
-from valex.settings import CriticConfig, EnvConfig, RunConfig, SACConfig, TrainConfig
+from valex.settings import CriticConfig, RunConfig
 from valex.train import Parts, TrainState, make_parts, make_program
 
-BATCH, HORIZONS = 256, (1, 3, 5, 10)
+HORIZONS = (1, 3, 5, 10)
 TASKS = ("pendulum:64,64", "pendulum:256,256", "hopper:256,256")
-
-
-def loop(body: Callable, count: int) -> Callable:
-    """Compile `count` turns of carry -> body(i, carry) into one program."""
-    return jax.jit(lambda carry: jax.lax.fori_loop(0, count, body, carry))
-
-
-def timer(function: Callable, carry: object, count: int) -> Callable[[], float]:
-    """Return a function that measures the seconds of one turn."""
-    compiled = function.lower(carry).compile()  # pyright: ignore[reportFunctionMemberAccess]
-    jax.block_until_ready(compiled(carry))
-
-    def seconds() -> float:
-        begin = time.perf_counter()
-        jax.block_until_ready(compiled(carry))
-        return (time.perf_counter() - begin) / count
-
-    return seconds
-
-
-def update_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], float]:
-    """Time one update: draw a batch, then every gradient and optimiser step of the agent."""
-
-    def body(i, agent_state):
-        sample_key, key = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
-        batch = replays.sample_sequences(state.replay, sample_key, BATCH, parts.window)
-        return parts.agent.update(agent_state, key, batch, ())[0]
-
-    return timer(loop(body, count), state.agent, count)
 
 
 def oracle_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], float]:
@@ -76,26 +47,6 @@ def oracle_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], flo
     return timer(loop(body, count), (start, batch.action), count)
 
 
-def policy_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], float]:
-    """Time one sample of the policy with its log-probability for a whole batch of observations."""
-    bootstrap = parts.agent.bootstrap(state.agent)
-    batch = replays.sample_sequences(state.replay, jax.random.key(2), BATCH, 1)
-
-    def body(i, carry):
-        obs, total = carry
-        sample = bootstrap.act(jax.random.fold_in(jax.random.key(4), i), obs)
-        return obs + 1e-6 * sample.action[:, :1], total + sample.log_prob
-
-    return timer(loop(body, count), (batch.obs[0], jnp.zeros(BATCH)), count)
-
-
-def base_config(task: str) -> RunConfig:
-    """Return plain SAC for env:widths."""
-    name, text = task.split(":")
-    hidden = tuple(int(x) for x in text.split(","))
-    return RunConfig(EnvConfig(name), SACConfig(hidden=hidden), train=TrainConfig(env_steps=4_000, warmup_steps=2_000))
-
-
 def measure(base: RunConfig, horizons: tuple[int, ...], seconds: float, rounds: int) -> None:
     """Time every part for one task and print the ratios of all horizons."""
     name, hidden = base.env.name, base.agent.hidden
@@ -103,14 +54,10 @@ def measure(base: RunConfig, horizons: tuple[int, ...], seconds: float, rounds: 
     # One state for all: it holds the simulator states, which plain SAC does not read.
     state = make_program(expanded[horizons[0]]).start(jnp.uint32(0))
     parts = {0: make_parts(base)} | {h: make_parts(config) for h, config in expanded.items()}
-
-    def sized(make: Callable, own: Parts) -> Callable[[], float]:
-        """Choose how many turns take about `seconds`."""
-        return make(own, state, max(1, round(seconds / make(own, state, 2)())))
-
-    contestants = {"sac update": sized(update_loop, parts[0])}
-    contestants |= {f"ce update H={h}": sized(update_loop, parts[h]) for h in horizons}
-    contestants |= {"oracle step": sized(oracle_loop, parts[0]), "policy sample": sized(policy_loop, parts[0])}
+    contestants = {"sac update": sized(update_loop, parts[0], state, seconds)}
+    contestants |= {f"ce update H={h}": sized(update_loop, parts[h], state, seconds) for h in horizons}
+    alone = {"oracle step": oracle_loop, "policy sample": policy_loop}
+    contestants |= {name: sized(make, parts[0], state, seconds) for name, make in alone.items()}
     times: Times = interleave(contestants, rounds)
     print(f"## {name}, nets {'x'.join(map(str, hidden))}, batch {BATCH}")
     show(times, "us", lambda s: 1e6 * s)

@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 
 from valex.checks import _CHOICES, _RANGES, TYPES, ConfigError, check, flatten
 from valex.config import PRESETS, algorithm, canonical, config_hash, from_dict, horizon, run_id, to_dict
-from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, EnvConfig, RunConfig, StoreConfig, TrainConfig
+from valex.settings import (
+    ActorConfig,
+    CriticConfig,
+    DiagnosticsConfig,
+    EnvConfig,
+    ModelConfig,
+    RunConfig,
+    StoreConfig,
+    TrainConfig,
+)
 
 NUMERIC = [name for name, hint in TYPES.items() if any(kind in str(hint) for kind in ("int", "float"))]
 
@@ -91,7 +100,48 @@ def test_a_name_that_is_in_no_table_is_refused(name, value):
     assert said.startswith(f"{name}: {value!r}") and (value != "foo" or _CHOICES[name][-1] in said)
 
 
+def mve(**changes) -> RunConfig:
+    """The learned preset with changed fields of its model."""
+    return replace(PRESETS["sac-mve"], model=replace(PRESETS["sac-mve"].model, **changes))
+
+
+def ce(**changes) -> RunConfig:
+    """Critic expansion with changed fields of its target."""
+    return replace(PRESETS["sac-ce"], critic=replace(PRESETS["sac-ce"].critic, **changes))
+
+
 TOGETHER = {
+    "members of a replay": (
+        RunConfig(critic=CriticConfig("h_step", "replay", 2, member_agg="mean")),
+        "critic.member_agg",
+    ),
+    "td-k at H = 0": (ce(horizon=0, td_k=True), "critic.td_k: .*horizon"),
+    "td-k of members": (ce(td_k=True, member_agg="mean"), "critic.td_k: .*sample"),
+    "td-k of particles": (ce(td_k=True, particles=2), "critic.td_k: .*particles 1"),
+    "cut of a replay": (
+        RunConfig(critic=CriticConfig("h_step", "replay", 2, max_disagreement=1.0)),
+        "critic.max_disagreement",
+    ),
+    "steve without members": (ce(rule="steve"), "critic.member_agg: .*mean"),
+    "empty clip": (ce(target_min=0.0, target_max=0.0), "critic.target_min: 0.0 .*target_max"),
+    "elites": (mve(num_models=3, num_elites=4), "model.num_elites: 4 .*num_models 3"),
+    "elites unseen": (mve(num_elites=3), "model.num_elites: .*model.holdout"),
+    "no layer": (mve(hidden=()), "model.hidden: .*at least 1"),
+    "weights": (mve(loss_steps=3, step_weights=(1.0, 2.0)), "model.step_weights: 2 .*loss_steps 3"),
+    "no weight": (mve(loss_steps=2, step_weights=(0.0, 0.0)), "model.step_weights: .*not all 0"),
+    "small batch": (mve(loss_steps=8, batch_size=4), "model.batch_size: 4 .*8 steps"),
+    "patience": (mve(patience=3), "model.patience: .*model.holdout"),
+    "short phases": (mve(patience=3, holdout=0.1, pretrain_steps=10), "model.patience: .*train_every"),
+    "overwritten": (
+        replace(mve(data_limit=500), train=TrainConfig(replay_capacity=1000)),
+        "model.data_limit: .*replay_capacity to 8000",
+    ),
+    "little data": (mve(data_limit=3, loss_steps=4), "model.data_limit: 3 .*4 steps"),
+    "longer windows": (mve(loss_steps=600, batch_size=600), "train.warmup_steps: .*600"),
+    "cadence": (replace(mve(train_every=6), train=TrainConfig(num_envs=4)), "model.train_every: 6 .*num_envs 4"),
+    "noise of a net": (mve(noise=0.1), "model.noise: .*noisy_oracle"),
+    "noise of an oracle": (replace(ce(), model=ModelConfig(bias=0.1)), "model.noise: .*noisy_oracle"),
+    "nothing to train": (RunConfig(train=TrainConfig(utd=0)), "train.utd: .*model.name ensemble"),
     "td looks no further": (RunConfig(critic=CriticConfig(horizon=2)), "critic.horizon: .*h_step"),
     "retrace corrects": (RunConfig(critic=CriticConfig("retrace", "replay", 2)), "critic.estimator: .*doubly_robust"),
     "particles replay": (

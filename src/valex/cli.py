@@ -21,7 +21,7 @@ from valex.arguments import ReportCommand, RunOptions, StudyCommand, TrainComman
 from valex.checks import ConfigError, check
 from valex.config import PRESET_SUMMARIES, PRESETS, run_id
 from valex.device import DeviceError
-from valex.settings import RunConfig
+from valex.settings import RunConfig, needs_model
 from valex.sinks import SINKS
 from valex.tables import AGENTS, ENVS, MODELS, RULES, STUDIES, load
 
@@ -59,7 +59,7 @@ def prepare(configs: list[RunConfig], options: RunOptions) -> None:
     from valex import device, launch
 
     device.set_up_jax(options.device, max(map(launch.threads_of, configs)))
-    for config in {(c.env, c.actor.horizon > 0): c for c in configs}.values():
+    for config in {(c.env, c.actor.horizon > 0, needs_model(c) and c.model): c for c in configs}.values():
         check_environment(config)
 
 

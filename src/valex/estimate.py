@@ -4,28 +4,39 @@ import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from valex import store
-from valex.config import algorithm, horizon, run_id
+from valex.config import algorithm, canonical, horizon, run_id
 from valex.diagnostics.overhead import median_seconds
 from valex.diagnostics.targets import visited_transitions
 from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape
 from valex.replay import num_bytes
-from valex.settings import ActorConfig, CriticConfig, RunConfig
+from valex.settings import ActorConfig, CriticConfig, RunConfig, TrainConfig, needs_model
 from valex.train import Parts, collect, empty_replay, make_parts
 
 # of an update: policy and critics on one more stored row (claim T9a of the quick study: 2.4 updates at H = 5)
 STORED_ROW = 0.28
+FIT_STEPS = 10  # gradient steps of the dynamics model that are timed together
 BACKWARD = 4.0  # forward, rematerialised forward and backward of a differentiated model step, in forward steps
 
 
-def measure(config: RunConfig) -> tuple[float, float, float]:
-    """Return seconds of (one collection step, one SAC update, one oracle step of a whole batch) for a config's shapes."""
-    parts: Parts = make_parts(replace(config, critic=CriticConfig(), actor=ActorConfig()))
+class Costs(NamedTuple):
+    """Seconds, each measured alone."""
+
+    collect: float  # one collection step of all environments
+    update: float  # one update of the agent at H = 0
+    step: float  # one step of the dynamics model for a whole batch
+    fit: float  # one gradient step of the dynamics model; 0 for an oracle
+
+
+def measure(config: RunConfig) -> Costs:
+    """Time the parts of a run for a config's shapes."""
+    parts: Parts = make_parts(replace(config, critic=CriticConfig(), actor=ActorConfig(), train=trained(config, 1)))
     env, agent, size = parts.env, parts.agent, config.train.batch_size
     key = jax.random.key(0)
     state = jax.jit(agent.init)(key)
@@ -35,25 +46,64 @@ def measure(config: RunConfig) -> tuple[float, float, float]:
     batch = jax.eval_shape(lambda s, k: visited_transitions(parts, s, k, size), state, key)
     rows = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), batch)
     rows = rows._replace(log_prob=(), latent=(), sim_state=(), next_sim_state=())
-    many = jax.jit(lambda k: reset_batch(env, k, size))(key)
-    oracle = jax.jit(lambda k, e, a: jax.vmap(env.step)(jax.random.split(k, size), e.state, a))
-    return (
+    collect_s, update_s = (
         median_seconds(step, state, key, envs),
         median_seconds(jax.jit(agent.update), state, key, rows, ()),
-        median_seconds(oracle, key, many, jnp.zeros((size, env.spec.act_dim))),
     )
+    if config.model.name == "ensemble" and needs_model(config):
+        return Costs(collect_s, update_s, *measure_ensemble(config))
+    many = jax.jit(lambda k: reset_batch(env, k, size))(key)
+    oracle = jax.jit(lambda k, e, a: jax.vmap(env.step)(jax.random.split(k, size), e.state, a))
+    step_s = median_seconds(oracle, key, many, jnp.zeros((size, env.spec.act_dim)))
+    return Costs(collect_s, update_s, step_s, 0.0)
 
 
-def run_seconds(config: RunConfig, measured: tuple[float, float, float]) -> float:
+def trained(config: RunConfig, utd: int) -> TrainConfig:
+    """Return the training loop of a config with another number of updates per control step."""
+    return replace(config.train, utd=utd)
+
+
+def measure_ensemble(config: RunConfig) -> tuple[float, float]:
+    """Return seconds of (one step of the ensemble for a batch, one gradient step), on a replay of zeros."""
+    few = replace(config.model, pretrain_steps=FIT_STEPS, schedule="rate", patience=0)
+    parts = make_parts(replace(config, train=trained(config, 0), model=few))
+    assert parts.model is not None  # utd 0 trains the model alone
+    key, spec, size = jax.random.key(0), parts.env.spec, config.train.batch_size
+    params = jax.jit(parts.model.init)(key)
+    replay = empty_replay(config, parts)
+    full = replace(replay, size=jnp.asarray(replay.words.shape[0], jnp.int32))
+    start = (parts.model.start(params, key, jnp.zeros((size, spec.obs_dim)), ()), jnp.zeros((size, spec.act_dim)))
+    step_s = median_seconds(jax.jit(parts.model.step), params, key, *start)
+    return step_s, median_seconds(jax.jit(parts.model.update), params, key, full, repeats=3) / FIT_STEPS
+
+
+def model_steps(config: RunConfig) -> float:
+    """Return the model steps of a batch in one update, in forward steps of one member for each row."""
+    critic, members = config.critic, config.model.num_models if config.model.name == "ensemble" else 1
+    opinions = members if critic.rule == "steve" or critic.max_disagreement is not None else 0
+    per_step = (1 + opinions) * (members if critic.member_agg != "sample" else 1)
+    critic_steps = critic.horizon * critic.particles * per_step if critic.source == "model" else 0
+    return critic_steps + BACKWARD * config.actor.horizon * config.actor.particles
+
+
+def fit_steps(config: RunConfig) -> float:
+    """Return the gradient steps of the dynamics model over a whole run."""
+    model, train = config.model, config.train
+    if model.name != "ensemble" or not needs_model(config):
+        return 0.0
+    if model.schedule == "rate":
+        return model.pretrain_steps + model.steps_per_env_step * (train.env_steps - train.warmup_steps)
+    phases = (train.env_steps - train.warmup_steps) / train.num_envs
+    return (200 * train.warmup_steps + phases * (train.env_steps + train.warmup_steps) / 2) / model.batch_size
+
+
+def run_seconds(config: RunConfig, costs: Costs) -> float:
     """Return the estimated seconds of one run, compilation and evaluation left out."""
-    collect_s, update_s, oracle_s = measured
     train = config.train
-    critic_steps = config.critic.horizon * config.critic.particles if config.critic.source == "model" else 0
-    actor_steps = BACKWARD * config.actor.horizon * config.actor.particles
     stored_rows = config.critic.horizon if config.critic.source == "replay" else 0
-    per_update = update_s * (1.0 + STORED_ROW * stored_rows) + (critic_steps + actor_steps) * oracle_s
-    iterations = train.env_steps / train.num_envs
-    return iterations * collect_s + train.env_steps * train.utd * per_update
+    per_update = costs.update * (1.0 + STORED_ROW * stored_rows) + model_steps(config) * costs.step
+    updates, iterations = train.env_steps * train.utd, train.env_steps / train.num_envs
+    return iterations * costs.collect + updates * per_update + fit_steps(config) * costs.fit
 
 
 def processes(workers: int) -> int:
@@ -64,8 +114,9 @@ def processes(workers: int) -> int:
 def memory_line(configs: list[RunConfig], workers: int) -> str:
     """Return what the replays of a grid take at once. Raises ValueError where an environment cannot be built."""
     largest: dict[tuple, RunConfig] = {}
-    for config in sorted(configs, key=lambda c: (c.critic.horizon > 0) + 2 * (c.actor.horizon > 0)):
-        largest[config.env, config.train] = config  # of one environment, what rolls out stores most
+    stores = lambda c: ((c.critic.horizon > 0) + 2 * (c.actor.horizon > 0)) * (c.model.name != "ensemble")  # noqa: E731
+    for config in sorted(configs, key=stores):
+        largest[config.env, config.train] = config  # of one environment, what rolls out a simulator stores most
     built = [(c, make_parts(c)) for c in largest.values()]  # outside the trace: Brax reads numbers of its own
     size = max(num_bytes(jax.eval_shape(lambda c=c, p=p: empty_replay(c, p))) for c, p in built)
     together = groups(configs, vmap_seeds=jax.default_backend() != "cpu")
@@ -87,12 +138,12 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
     for group in groups(configs, vmap_seeds=False):
         config = group[0]
         cells.setdefault((config.env.name, algorithm(config), horizon(config), shape(config)), []).append(config)
-    shapes: dict[tuple, tuple[float, float, float] | str] = {}
+    shapes: dict[tuple, Costs | str] = {}
     total, unknown = 0.0, 0
     print(f"{'environment':18} {'algorithm':12} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
     for (env, name, h, _), runs in cells.items():
         config = runs[0]
-        kind = (config.env, config.agent, config.train.batch_size, config.train.num_envs)
+        kind = (config.env, config.agent, canonical(config).model, config.train.batch_size, config.train.num_envs)
         if kind not in shapes:
             print(f"measuring {env} ...", file=sys.stderr, flush=True)
             try:

@@ -16,14 +16,11 @@ import jax.numpy as jnp
 import optax
 
 from valex import normalize
-from valex.models.fitting import RELEASED_EPOCHS, Members, Prediction, make_fit, output_size, predict
+from valex.models.fitting import RELEASED_EPOCHS, Members, Nets, Prediction, init_members, make_fit, make_nets, predict
 from valex.models.termination import known_termination, learned_termination
-from valex.networks import Network, stacked_mlps
 from valex.replay import Replay
 from valex.settings import ModelConfig
 from valex.types import Array, Env, Model, Opinions, PyTree, StepOut, Transition
-
-LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # where the learned bounds start, in squared units of the prediction
 
 
 class Ensemble(NamedTuple):
@@ -96,14 +93,13 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
         )
     dim = spec.obs_dim
     ended = None if config.termination == "learned" else known_termination(env)
-    net = stacked_mlps(dim + spec.act_dim, config.hidden, output_size(dim, config), num, config.activation)
+    nets = make_nets(dim, spec.act_dim, config)
     tx = optax.chain(optax.clip_by_global_norm(config.grad_clip), optax.adam(config.lr))
-    units, say = make_units(config), partial(predict, net, config=config)
+    units, say = make_units(config), partial(predict, nets, config=config)
 
     def init(key: Array) -> Ensemble:
         net_key, salt_key = jax.random.split(key)
-        lower, upper = (jnp.full((num, dim + 1), bound) for bound in LOG_VARIANCE_BOUNDS)
-        members = Members(net.init(net_key), upper, lower)
+        members = init_members(nets, net_key, dim, config)
         names = ("loss", "mse", "grad_norm", "grad_steps") + (("holdout_mse",) if config.holdout > 0 else ())
         return Ensemble(
             members=members,
@@ -152,7 +148,7 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
         return params._replace(members=members, elites=jnp.zeros(1, jnp.int32))
 
     opinions, disagreement = make_opinions(say, units)
-    update = make_update(net, tx, units, config)
+    update = make_update(nets, tx, units, config)
     return Model(init, start, step, update, False, True, observe, num, pick, opinions, disagreement)
 
 
@@ -179,30 +175,31 @@ def make_opinions(say: Callable, units: Callable) -> tuple[Callable, Callable]:
     return opinions, disagreement
 
 
-def make_update(net: Network, tx: optax.GradientTransformation, units: Callable, config: ModelConfig) -> Callable:
-    """Build (Ensemble, key, replay) -> (Ensemble, metrics), called once per collection step.
+def steps_due(params: Ensemble, replay: Replay, config: ModelConfig) -> tuple[Array, Array, Array]:
+    """Return (gradient steps to take now, credit left, control steps waiting), at one call per collection step.
 
-    Schedule `rate`: pretrain_steps before the first update of the agent; then steps_per_env_step gradient steps for every
-    control step, taken every train_every control steps, at most max_steps at once (the rest is dropped, not owed).
+    Schedule `rate`: pretrain_steps at the first call; then steps_per_env_step gradient steps for every control step, taken
+    every train_every control steps, at most max_steps at once (the rest is dropped, not owed).
     Schedule `released`: 200 epochs of the warm-up, then one epoch of the whole replay per collection step (deviation D16).
     """
-    fit, holdout_mse = make_fit(net, tx, config)
+    num_envs, first = replay.words.shape[1], params.pending < 0
+    if config.schedule == "released":
+        epoch = jnp.maximum(replay.size * num_envs // config.batch_size, 1)
+        return jnp.where(first, RELEASED_EPOCHS * epoch, epoch), params.credit, jnp.zeros((), jnp.int32)
+    pending = jnp.maximum(params.pending, 0) + num_envs
+    credit = params.credit + config.steps_per_env_step * num_envs
+    whole, now = jnp.floor(credit), first | (pending >= config.train_every)
+    taken = jnp.minimum(whole, config.max_steps).astype(jnp.int32)
+    n = jnp.where(first, config.pretrain_steps, jnp.where(now, taken, 0))
+    return n, jnp.where(now, credit - whole, credit), jnp.where(now, 0, pending)
 
-    def due(params: Ensemble, replay: Replay) -> tuple[Array, Array, Array]:
-        """Return (gradient steps now, credit left, control steps waiting)."""
-        num_envs, first = replay.words.shape[1], params.pending < 0
-        if config.schedule == "released":
-            epoch = jnp.maximum(replay.size * num_envs // config.batch_size, 1)
-            return jnp.where(first, RELEASED_EPOCHS * epoch, epoch), params.credit, jnp.zeros((), jnp.int32)
-        pending = jnp.maximum(params.pending, 0) + num_envs
-        credit = params.credit + config.steps_per_env_step * num_envs
-        whole, now = jnp.floor(credit), first | (pending >= config.train_every)
-        taken = jnp.minimum(whole, config.max_steps).astype(jnp.int32)
-        n = jnp.where(first, config.pretrain_steps, jnp.where(now, taken, 0))
-        return n, jnp.where(now, credit - whole, credit), jnp.where(now, 0, pending)
+
+def make_update(nets: Nets, tx: optax.GradientTransformation, units: Callable, config: ModelConfig) -> Callable:
+    """Build (Ensemble, key, replay) -> (Ensemble, metrics), called once per collection step; see `steps_due`."""
+    fit, holdout_mse = make_fit(nets, tx, config)
 
     def update(params: Ensemble, key: Array, replay: Replay) -> tuple[Ensemble, dict[str, Array]]:
-        n, credit, pending = due(params, replay)
+        n, credit, pending = steps_due(params, replay, config)
         data = (replay, (*units(params), params.inputs), params.salt)
         fit_key, check_key = jax.random.split(key)
         done = fit(params.members, params.opt, data, fit_key, n)

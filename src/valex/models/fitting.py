@@ -17,10 +17,11 @@ from valex import normalize
 from valex import replay as replays
 from valex.losses import gradient_norm
 from valex.models.termination import termination_loss
-from valex.networks import Network
+from valex.networks import Network, stacked_mlps
 from valex.settings import HOLDOUT_CHECK_EVERY, ModelConfig
 from valex.types import Array, PyTree, Transition
 
+LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # where the learned bounds start, in squared units of the prediction
 BOUNDS_WEIGHT = 0.01  # of sum(upper - lower) in the loss, pulls the bounds of the log-variance together
 RELEASED_EPOCHS = 200  # of pre-training, in the released schedule
 CHECK_WINDOWS = 2048  # stored windows in a hold-out check, of which the held out ones count
@@ -29,10 +30,20 @@ HOLDOUT_BLOCK = 32  # consecutive rows that are held out together
 POISSON_CDF = (0.36787944, 0.73575888, 0.91969860, 0.98101184, 0.99634015, 0.99940582)  # P(count <= 0..5), mean 1
 
 
+class Nets(NamedTuple):
+    """The functions of a member; params leaves [N, ...]."""
+
+    dynamics: Network  # mean and log-variance of the changes
+    termination: (
+        Network | None
+    )  # logit of the end; a net of its own: the sharp likelihood of the changes would drown its loss
+
+
 class Members(NamedTuple):
     """What is trained; every leaf has a leading axis of members."""
 
     net: PyTree
+    ender: PyTree  # of the termination; () where it is known
     upper: Array  # [N, obs_dim + 1] bound of the log-variance
     lower: Array  # [N, obs_dim + 1]
 
@@ -70,22 +81,34 @@ def poisson_counts(uniform: Array) -> Array:
     return jnp.sum(uniform[..., None] >= jnp.array(POISSON_CDF), axis=-1).astype(jnp.float32)
 
 
-def output_size(obs_dim: int, config: ModelConfig) -> int:
-    """Return the outputs of a net: means, log-variances unless it is deterministic, a logit where termination is learned."""
-    return (obs_dim + 1) * (1 if config.deterministic else 2) + (config.termination == "learned")
+def make_nets(obs_dim: int, act_dim: int, config: ModelConfig) -> Nets:
+    """Build the nets of all members: 2 (obs_dim + 1) outputs, half of it for a deterministic member; and one logit."""
+
+    def build(outputs: int) -> Network:
+        return stacked_mlps(obs_dim + act_dim, config.hidden, outputs, config.num_models, config.activation)
+
+    dynamics = build((obs_dim + 1) * (1 if config.deterministic else 2))
+    return Nets(dynamics, build(1) if config.termination == "learned" else None)
 
 
-def predict(net: Network, members: Members, x: tuple[Array, Array], config: ModelConfig) -> Prediction:
+def init_members(nets: Nets, key: Array, obs_dim: int, config: ModelConfig) -> Members:
+    """Return members with fresh weights and the bounds of the log-variance where they start."""
+    net_key, end_key = jax.random.split(key)
+    ender = nets.termination.init(end_key) if nets.termination else ()
+    lower, upper = (jnp.full((config.num_models, obs_dim + 1), bound) for bound in LOG_VARIANCE_BOUNDS)
+    return Members(nets.dynamics.init(net_key), ender, upper, lower)
+
+
+def predict(nets: Nets, members: Members, x: tuple[Array, Array], config: ModelConfig) -> Prediction:
     """Return what members [N, ...] say of x = (normalised obs, action), each [N, B, d] or [B, d]; leaves [N, B, ...]."""
-    out, d = net.apply(members.net, jnp.concatenate(x, axis=-1)), x[0].shape[-1] + 1
-    mean, rest = out[..., :d], out[..., d:]
+    joined, d = jnp.concatenate(x, axis=-1), x[0].shape[-1] + 1
+    out = nets.dynamics.apply(members.net, joined)
     if config.deterministic:
-        log_variance = jnp.full_like(mean, -jnp.inf)
+        log_variance = jnp.full_like(out, -jnp.inf)
     else:
-        log_variance = soft_bounds(rest[..., :d], members.upper[:, None], members.lower[:, None])
-    return Prediction(
-        mean, log_variance, rest[..., -1] if config.termination == "learned" else jnp.zeros(out.shape[:-1])
-    )
+        log_variance = soft_bounds(out[..., d:], members.upper[:, None], members.lower[:, None])
+    logit = nets.termination.apply(members.ender, joined)[..., 0] if nets.termination else jnp.zeros(out.shape[:-1])
+    return Prediction(out[..., :d], log_variance, logit)
 
 
 def step_errors(said: Prediction, miss: Array, terminated: Array, varies: Array, config: ModelConfig) -> Array:
@@ -104,7 +127,7 @@ def step_errors(said: Prediction, miss: Array, terminated: Array, varies: Array,
 
 
 def member_losses(
-    net: Network,
+    nets: Nets,
     members: Members,
     seen: Observed,
     units: tuple[Array, Array, normalize.RunningStats],
@@ -124,7 +147,7 @@ def member_losses(
     total, norm, first = 0.0, 0.0, jnp.zeros(())
     for i in range(config.loss_steps):
         row = jax.tree.map(lambda x, i=i: x[:, i], seen.rows)
-        said = predict(net, members, (normalize.normalize(inputs, z), row.action), config)
+        said = predict(nets, members, (normalize.normalize(inputs, z), row.action), config)
         after = z + shift[:-1] + scale[:-1] * said.mean[..., :-1]
         reward = shift[-1] + scale[-1] * said.mean[..., -1]
         miss = jnp.concatenate([after - row.next_obs, (reward - row.reward)[..., None]], axis=-1) / safe
@@ -201,7 +224,7 @@ class Fit(NamedTuple):
     grad_norm: Array  # [N]
 
 
-def make_fit(net: Network, tx: optax.GradientTransformation, config: ModelConfig) -> tuple[Callable, Callable]:
+def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) -> tuple[Callable, Callable]:
     """Build (fit, holdout_mse).
 
     fit(members, opt, data, key, n) -> Fit after up to n gradient steps on data = (replay, units, salt); n is traced.
@@ -210,14 +233,14 @@ def make_fit(net: Network, tx: optax.GradientTransformation, config: ModelConfig
 
     def holdout_mse(members: Members, data: tuple, key: Array) -> Array:
         replay, units, salt = data
-        return member_losses(net, members, draw_held_out(replay, key, salt, config), units, config)[1]
+        return member_losses(nets, members, draw_held_out(replay, key, salt, config), units, config)[1]
 
     def gradient_step(state: Fit, data: tuple, key: Array) -> Fit:
         replay, units, salt = data
         seen = draw(replay, key, salt, config)
 
         def total(members: Members) -> tuple[Array, tuple[Array, Array]]:
-            found = member_losses(net, members, seen, units, config)
+            found = member_losses(nets, members, seen, units, config)
             return jnp.sum(found[0]), found
 
         grads, (loss, mse) = jax.grad(total, has_aux=True)(state.members)
