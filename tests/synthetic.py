@@ -8,22 +8,35 @@ from pathlib import Path
 
 import numpy as np
 
-from valex.config import algorithm, horizon, run_id, to_dict
+from valex.config import canonical, horizon, run_id, to_dict
 from valex.settings import RunConfig
 from valex.store import StoredRun
+from valex.studies.naming import TRAINING, arm
 
 START = -1200.0  # return of an untrained agent
 
 
+def one_step(arm: str) -> float:
+    """Return a one-step model error for an arm: its dial, a little for a learned model, none for the oracle."""
+    for mark, size in (("model.noise=", 0.1), ("model.bias=", 0.1)):
+        if mark in arm:
+            return size * float(arm.split(mark)[1].split(" ")[0])
+    if "model.data_limit=" in arm:
+        return 20.0 / float(arm.split("model.data_limit=")[1])
+    return 0.005 if "mve" in arm else 0.0
+
+
 @dataclass(frozen=True)
 class World:
-    """What every run of a synthetic study looks like; functions take (arm, H)."""
+    """What every run of a synthetic study looks like; functions take (arm, H), the arm without how its model is trained."""
 
     level: Callable[[str, int], float] = lambda arm, h: -200.0  # return that training converges to
     noise: float = 5.0  # sd over runs of that level
     seconds: Callable[[str, int], float] = lambda arm, h: 1e-3  # per update
     target_mean: Callable[[int], float] = lambda h: -50.0
     target_variance: Callable[[int], float] = lambda h: 1.0 + h
+    bias: Callable[[str, int], float] = lambda arm, h: 2.0 + h  # of the critic
+    model_error: Callable[[str, int], float] = lambda arm, k: one_step(arm) * k**0.5  # after k model steps
     gradient: Callable[[int], float] = lambda h: 1e-3  # std over parameter entries; per-sample std is 10 times that
     failed: frozenset = field(default_factory=frozenset)  # (arm, H, seed) of runs that diverge half way
 
@@ -51,6 +64,16 @@ def _targets(world: World, config: RunConfig, rng: np.random.Generator) -> dict:
     }
 
 
+def _model_error(world: World, config: RunConfig, rng: np.random.Generator) -> dict:
+    steps, scale = range(1, config.diagnostics.model_error_steps + 1), np.exp(rng.normal(0, 0.02))
+    errors = {
+        "rollout": [float(scale * world.model_error(arm(config, TRAINING), k)) for k in steps],
+        "persistence": [float(0.1 * k) for k in steps],
+    }
+    loop = {"obs": {name: dict.fromkeys(("median", "rms"), values) for name, values in errors.items()}}
+    return {"steps": list(steps), "open_loop": loop, "closed_loop": loop}
+
+
 def _diagnostics(world: World, config: RunConfig, rng: np.random.Generator) -> dict:
     found = {}
     if config.diagnostics.target_horizons:
@@ -65,8 +88,10 @@ def _diagnostics(world: World, config: RunConfig, rng: np.random.Generator) -> d
             "divide_by_length": True,
             "estimator": "plain",
         }
+    if config.diagnostics.model_error_steps and horizon(config):
+        found["model_error"] = _model_error(world, config, rng)
     if config.diagnostics.overhead:
-        total, share = world.seconds(algorithm(config), horizon(config)), 1e-3
+        total, share = world.seconds(arm(config, TRAINING), horizon(config)), 1e-3
         split = {"update_s": total, "rollout_s": total - 0.8 * share, "critic_s": 0.5 * share, "actor_s": 0.3 * share}
         found["overhead"] = split | {"repeats": 15, "device": "cpu"}
     return found
@@ -74,13 +99,13 @@ def _diagnostics(world: World, config: RunConfig, rng: np.random.Generator) -> d
 
 def run(world: World, config: RunConfig, root: Path = Path("runs")) -> StoredRun:
     """Return a run whose curve rises from START to the level of its cell."""
-    arm, h = algorithm(config), horizon(config)
-    rng = np.random.default_rng(zlib.crc32(f"{config.env.name} {arm} {h} {config.seed}".encode()))
+    name, h = arm(config, TRAINING), horizon(config)
+    rng = np.random.default_rng(zlib.crc32(f"{config.env.name} {name} {h} {config.seed}".encode()))
     train = config.train
     steps = np.round(np.linspace(train.warmup_steps, train.env_steps, 17)[1:])
-    failed = (arm, h, config.seed) in world.failed
+    failed = (name, h, config.seed) in world.failed
     steps = steps[: len(steps) // 2] if failed else steps
-    level = world.level(arm, h) + rng.normal(0, world.noise)
+    level = world.level(name, h) + rng.normal(0, world.noise)
     returns = level + (START - level) * np.exp(-6.0 * steps / train.env_steps)
     spread = world.gradient(h) * np.exp(rng.normal(0, 0.2, len(steps)))
     metrics = {
@@ -89,12 +114,18 @@ def run(world: World, config: RunConfig, root: Path = Path("runs")) -> StoredRun
         "eval/episode_return": returns,
         "target/mean": returns / 20.0,
         "target/variance": 500.0 * (1.0 + h) * np.exp(rng.normal(0, 0.2, len(steps))),
-        "value/bias": rng.normal(2.0 + h, 1.0, len(steps)),
+        "value/bias": rng.normal(world.bias(name, h), 1.0, len(steps)),
         "actor/grad_param_std": spread,
         "grad/actor_sample_variance": (10.0 * spread) ** 2,
         "grad/nonfinite_share": np.zeros(len(steps)),
     }
-    seconds = world.seconds(arm, h) * np.exp(rng.normal(0, 0.01, len(steps)))
+    critic = canonical(config).critic
+    if critic.rule in ("min", "steve") or critic.max_disagreement is not None:
+        ones = np.ones(len(steps))
+        metrics |= {"target/horizon": 0.5 * h * ones, "target/model_use": 0.5 * ones, "target/gap": 0.1 * ones}
+    if canonical(config).model.name == "ensemble":
+        metrics["model/mse"] = 0.1 * np.exp(-3.0 * steps / train.env_steps)
+    seconds = world.seconds(name, h) * np.exp(rng.normal(0, 0.01, len(steps)))
     message = f"critic/loss is not finite from env step {int(steps[-1]) + 1} on <script>" if failed else ""
     status = {"state": "failed" if failed else "finished", "env_steps": int(steps[-1]), "message": message}
     diagnostics = {} if failed else _diagnostics(world, config, rng)

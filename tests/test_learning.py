@@ -33,9 +33,9 @@ def trained(config: RunConfig, seed: int = 0):
 @pytest.mark.parametrize("probe", PROBES)
 def test_probe(probe, arm):
     """The critic's soft value (alpha is 0.001) and the policy's mean reach what the probe's table says."""
-    critic, actor = ARMS[arm]
+    critic, actor, model = ARMS[arm]
     known = PROBES[probe]
-    program, state, _ = trained(replace(PROBE, env=EnvConfig(probe), critic=critic, actor=actor))
+    program, state, _ = trained(replace(PROBE, env=EnvConfig(probe), critic=critic, actor=actor, model=model))
     for obs, value in known.values(GAMMA).items():
         obs = jnp.asarray([[obs]], jnp.float32)
         sample = program.parts.agent.act(state.agent, jax.random.key(0), obs, False)

@@ -19,7 +19,7 @@ from tiny import TINY, metrics, status, train
 
 from valex import runner, store, tables
 from valex.config import run_id
-from valex.settings import DiagnosticsConfig, EnvConfig, StoreConfig
+from valex.settings import CriticConfig, DiagnosticsConfig, EnvConfig, ModelConfig, StoreConfig
 from valex.train import make_program
 
 FILES = {
@@ -323,6 +323,20 @@ def test_a_finished_member_of_a_group_is_left_alone(pair, tmp_path):
     assert runner.run(PAIR, tmp_path) == "finished"
     assert {p: p.stat().st_mtime_ns for p in done.rglob("*") if p.is_file()} == before
     assert status(tmp_path / run_id(PAIR[1]))["state"] == "finished"
+
+
+def test_a_model_that_diverges_is_named_with_its_remedy(tmp_path):
+    """The run fails in one line, its store stays readable, the other runs of a grid go on."""
+    model = ModelConfig("ensemble", num_models=2, num_elites=2, hidden=(8,), lr=1e38, pretrain_steps=4, batch_size=16)
+    config = replace(TINY, critic=CriticConfig("h_step", "model", 1), model=model)
+    assert runner.run([config], tmp_path) == "failed"
+    found = store.read_run(tmp_path / run_id(config))
+    message = found.status["message"]
+    assert (
+        message.startswith("model/")
+        and "is not finite from env step" in message
+        and message.endswith("model.grad_clip")
+    )
 
 
 def test_a_run_that_has_begun_is_not_begun_anew_for_a_new_seed(tmp_path):

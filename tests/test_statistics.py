@@ -10,6 +10,7 @@ from valex.statistics import (
     mean,
     paired_bootstrap,
     probability_of_improvement,
+    rank_correlation,
     stratified_bootstrap,
     superiority,
     tail,
@@ -122,3 +123,12 @@ def test_probability_of_improvement_by_hand():
     found = probability_of_improvement([x], [y])
     assert found.value == pytest.approx(u) and found.low < u < found.high
     assert np.isnan(probability_of_improvement([np.ones(1)], [np.zeros(1)]).low)
+
+
+def test_rank_correlation_is_spearmans():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, (6, 9)), rng.normal(size=(6, 9))
+    expected = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(rank_correlation(x, y), expected, atol=1e-12)
+    assert rank_correlation([1.0, 2.0, 10.0], [3.0, 2.0, -5.0]) == pytest.approx(-1.0)
+    assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,16 @@ from valex.config import PRESETS
 from valex.envs.classic import make_pendulum
 from valex.evaluate import episode_returns, monte_carlo_steps, value_bias
 from valex.replay import sample_sequences
-from valex.settings import ActorConfig, CriticConfig, EnvConfig, EvalConfig, RunConfig, SACConfig, TrainConfig
+from valex.settings import (
+    ActorConfig,
+    CriticConfig,
+    EnvConfig,
+    EvalConfig,
+    ModelConfig,
+    RunConfig,
+    SACConfig,
+    TrainConfig,
+)
 from valex.train import make_parts, make_program, total_iterations
 from valex.types import ActionSample, Agent, Bootstrap
 
@@ -158,24 +168,71 @@ def test_monte_carlo_steps():
         assert gamma**steps < 1e-3 * (1 + 1e-9) and gamma ** (steps - 1) >= 1e-3
 
 
+LEARNED = ModelConfig("ensemble", num_models=3, num_elites=3, hidden=(32, 32), pretrain_steps=200, batch_size=64)
+
+
+class Arm(NamedTuple):
+    """What differs between the arms of a probe."""
+
+    critic: CriticConfig = CriticConfig()
+    actor: ActorConfig = ActorConfig()
+    model: ModelConfig = ModelConfig()
+
+
 ARMS = {
-    "td": (CriticConfig(), ActorConfig()),
-    "ce": (CriticConfig("h_step", "model", 2), ActorConfig()),
-    "ce_robust": (CriticConfig("h_step", "model", 2, estimator="doubly_robust"), ActorConfig()),
-    "ce_particles": (CriticConfig("h_step", "model", 2, particles=4), ActorConfig()),
-    "td_lambda": (CriticConfig("td_lambda", "model", 2, 0.7), ActorConfig()),
-    "retrace": (CriticConfig("retrace", "replay", 2, estimator="doubly_robust"), ActorConfig()),
-    "retrace_model": (CriticConfig("retrace", "model", 2, estimator="doubly_robust"), ActorConfig()),
-    "ae": (CriticConfig(), ActorConfig(2)),
+    "td": Arm(),
+    "ce": Arm(CriticConfig("h_step", "model", 2)),
+    "ce_robust": Arm(CriticConfig("h_step", "model", 2, estimator="doubly_robust")),
+    "ce_particles": Arm(CriticConfig("h_step", "model", 2, particles=4)),
+    "td_lambda": Arm(CriticConfig("td_lambda", "model", 2, 0.7)),
+    "mean": Arm(CriticConfig("mean", "model", 2)),
+    "min": Arm(CriticConfig("min", "model", 2)),
+    "td_k": Arm(CriticConfig("h_step", "model", 2, td_k=True)),
+    "retrace": Arm(CriticConfig("retrace", "replay", 2, estimator="doubly_robust")),
+    "retrace_model": Arm(CriticConfig("retrace", "model", 2, estimator="doubly_robust")),
+    "ae": Arm(actor=ActorConfig(2)),
+    "mve": Arm(CriticConfig("h_step", "model", 2), model=LEARNED),
+    "mve_members": Arm(CriticConfig("min", "model", 2, member_agg="min"), model=LEARNED),
+    "mve_steve": Arm(CriticConfig("steve", "model", 2, critic_agg="mean", member_agg="mean"), model=LEARNED),
+    "mve_uncertain": Arm(CriticConfig("h_step", "model", 2, max_disagreement=0.3), model=LEARNED),
+    "mve_fixed": Arm(CriticConfig("h_step", "model", 2, td_k=True), model=replace(LEARNED, propagation="fixed_model")),
+    "ae_learned": Arm(actor=ActorConfig(2), model=replace(LEARNED, propagation="expectation", loss_steps=2)),
+    "noisy": Arm(CriticConfig("h_step", "model", 2), model=ModelConfig("noisy_oracle", noise=0.01)),
 }
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_runs_and_stays_finite(arm):
-    critic, actor = ARMS[arm]
-    lean = replace(TINY.eval, value_bias_states=0, grad_samples=2 if arm == "ae" else 0)
-    _, metrics, _ = run(replace(TINY, critic=critic, actor=actor, eval=lean))
+    critic, actor, model = ARMS[arm]
+    lean = replace(TINY.eval, value_bias_states=0, grad_samples=2 if arm.startswith("ae") else 0)
+    if model.name == "ensemble":
+        model = replace(model, hidden=(8,), pretrain_steps=2, batch_size=8)
+    _, metrics, _ = run(replace(TINY, critic=critic, actor=actor, model=model, eval=lean))
     assert all(np.isfinite(float(value)) for value in metrics.values())
+    assert ("model/loss" in metrics) == (model.name == "ensemble")
+
+
+def test_a_run_may_train_the_model_alone():
+    """utd 0: the agent stays as it starts, the model does not; correlated noise moves further than independent noise."""
+    config = replace(PRESETS["model"], agent=TINY.agent, model=replace(LEARNED, hidden=(8,), pretrain_steps=5))
+    config = replace(config, train=replace(TINY.train, utd=0, batch_size=64, warmup_steps=64), eval=TINY.eval)
+    program = make_program(config)
+    state, metrics, _ = program.chunk(program.start(jnp.uint32(0)), jnp.int32(total_iterations(config)))
+    fresh = program.start(jnp.uint32(0))
+    jax.tree.map(np.testing.assert_array_equal, fresh.agent.actor, state.agent.actor)
+    assert not np.array_equal(fresh.model.members.upper, state.model.members.upper)
+    assert metrics["model/grad_steps"] > 0 and "critic/loss" not in metrics
+
+
+def test_correlated_warm_up_noise_pushes_one_way_for_a_while():
+    found = {}
+    for noise in ("uniform", "ou"):
+        train = replace(TINY.train, warmup_steps=400, env_steps=440, warmup_noise=noise, num_envs=4)
+        replay = make_program(replace(TINY, train=train, eval=replace(TINY.eval, every=40))).start(jnp.uint32(0)).replay
+        actions = np.asarray(sample_sequences(replay, jax.random.key(0), 200, 4).action)[..., 0]
+        found[noise] = np.corrcoef(actions[0], actions[1])[0, 1]
+        assert np.all(np.abs(actions) <= 1) and actions.std() > 0.4
+    assert abs(found["uniform"]) < 0.3 and found["ou"] > 0.6
 
 
 def test_evaluation_reports_the_return_of_the_task_whatever_the_offset():

@@ -19,6 +19,7 @@ _EXPORTS = {
     "make_expansion": "expansion",
     "make_env": "envs.base", "make_oracle": "models.oracle", "make_sac": "agents.sac",
     "make_program": "train", "sample_sequences": "replay", "load_agent": "runner",
+    "model_error": "diagnostics.model_error", "ErrorStudy": "diagnostics.model_error",
     "read_runs": "store", "write_report": "report.html",
 }  # fmt: skip
 

@@ -227,16 +227,17 @@ def report(arguments: list[str]) -> int:
 
 def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
     """Write the report; return its results table as text and where its page lies."""
-    from valex.report.html import write_report
+    from valex.report.html import study_of, write_report
     from valex.store import read_runs
     from valex.studies.cells import make_grid
-    from valex.studies.results import as_text, results
+    from valex.studies.results import as_text, results, table_text
 
     runs = read_runs(root)
     if not runs:
         raise UsageError(f"root: every run in {root} is damaged; delete them and train again")
-    page = write_report(root, out, runs)
-    return as_text(results(make_grid(runs))), page.resolve()
+    page, grid = write_report(root, out, runs), make_grid(runs)
+    own = study_of(root, runs).table
+    return table_text(own(grid)) if own else as_text(results(grid)), page.resolve()
 
 
 def list_table(arguments: list[str]) -> int:

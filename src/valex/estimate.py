@@ -16,7 +16,7 @@ from valex.diagnostics.targets import visited_transitions
 from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape
 from valex.replay import num_bytes
-from valex.settings import ActorConfig, CriticConfig, RunConfig, TrainConfig, needs_model
+from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig, TrainConfig, needs_model
 from valex.train import Parts, collect, empty_replay, make_parts
 
 # of an update: policy and critics on one more stored row (claim T9a of the quick study: 2.4 updates at H = 5)
@@ -75,6 +75,24 @@ def measure_ensemble(config: RunConfig) -> tuple[float, float]:
     start = (parts.model.start(params, key, jnp.zeros((size, spec.obs_dim)), ()), jnp.zeros((size, spec.act_dim)))
     step_s = median_seconds(jax.jit(parts.model.step), params, key, *start)
     return step_s, median_seconds(jax.jit(parts.model.update), params, key, full, repeats=3) / FIT_STEPS
+
+
+def cost_of(config: RunConfig) -> ModelConfig:
+    """Return the settings of the dynamics model that the time of a step depends on, the others at their default."""
+    model = canonical(config).model
+    if model.name != "ensemble":
+        return ModelConfig()  # noise on top of a simulator costs little
+    same = (
+        "num_models",
+        "num_elites",
+        "hidden",
+        "activation",
+        "propagation",
+        "batch_size",
+        "loss_steps",
+        "termination",
+    )
+    return replace(ModelConfig("ensemble"), **{name: getattr(model, name) for name in same})
 
 
 def model_steps(config: RunConfig) -> float:
@@ -143,7 +161,7 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
     print(f"{'environment':18} {'algorithm':12} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
     for (env, name, h, _), runs in cells.items():
         config = runs[0]
-        kind = (config.env, config.agent, canonical(config).model, config.train.batch_size, config.train.num_envs)
+        kind = (config.env, config.agent, cost_of(config), config.train.batch_size, config.train.num_envs)
         if kind not in shapes:
             print(f"measuring {env} ...", file=sys.stderr, flush=True)
             try:

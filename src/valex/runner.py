@@ -94,12 +94,18 @@ def remedy(name: str) -> str:
     return "; lower model.lr or model.grad_clip" if name.startswith(("model/", ".model")) else ""
 
 
+def cause_first(name: str) -> bool:
+    """Return False for what the model trains on its own: a model that diverges takes critic and actor with it."""
+    return not name.startswith(("model/", ".model"))
+
+
 def bad_parameter(arrays: dict[str, np.ndarray]) -> str | None:
     """Return the first array of the agent or of the model, by name, that holds a number that is not finite."""
     floats = {
         n: a for n, a in arrays.items() if n.startswith((".agent", ".model")) and np.issubdtype(a.dtype, np.floating)
     }
-    return min((name for name, array in floats.items() if not np.all(np.isfinite(array))), default=None)
+    bad = [name for name, array in floats.items() if not np.all(np.isfinite(array))]
+    return min(bad, key=lambda name: (cause_first(name), name), default=None)
 
 
 class Group:
@@ -250,9 +256,9 @@ class Group:
 
     def _first_bad(self, i: int, metrics: dict, bad: dict, count: int) -> str | None:
         """Return the message of the first quantity of run `i` that was not finite, or None."""
-        found = [(int(np.atleast_1d(step)[i]), name) for name, step in bad.items()]
-        if min(found)[0] < count:
-            step, name = min(found)
+        found = [(int(np.atleast_1d(step)[i]), cause_first(name), name) for name, step in bad.items()]
+        step, _, name = min(found)
+        if step < count:
             since = self.reached - (count - step - 1) * self.per_step
             return f"{name} is not finite from env step {since} on{remedy(name)}"
         values = {n: np.atleast_1d(v)[i] for n, v in metrics.items() if not n.startswith("grad/")}

@@ -41,6 +41,17 @@ def mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.mean(np.asarray(values, float), axis=axis)
 
 
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Spearman's rank correlation of x and y [..., n] along the last axis, in [-1, 1]; equal values share a rank.
+
+    NaN where all values of either are equal. Source: Spearman 1904.
+    """
+    ranks = (superiority(v[..., None], v[..., None, :]) for v in (np.asarray(x, float), np.asarray(y, float)))
+    a, b = (r - np.mean(r, axis=-1, keepdims=True) for r in ranks)
+    with np.errstate(invalid="ignore"):
+        return np.sum(a * b, axis=-1) / np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
+
+
 def area_under_curve(steps: np.ndarray, returns: np.ndarray) -> np.ndarray:
     """Return 1/(x_T - x_1) integral of y dx by trapezoids: the mean height of a learning curve, in units of return.
 

@@ -60,6 +60,18 @@ STUDIES = {
     "horizon": Entry(
         "valex.studies.horizon:HORIZON", "does a longer rollout horizon pay? critic and actor expansion, Retrace"
     ),
+    "trust-your-model": Entry(
+        "valex.studies.trust_your_model:TRUST_YOUR_MODEL",
+        "does value expansion want a better model? learned against oracle, and models of a chosen error",
+    ),
+    "compounding-error": Entry(
+        "valex.studies.compounding_error:COMPOUNDING_ERROR",
+        "does a model that is right for one step stay right? dynamics models of a ball alone",
+    ),
+    "combine-horizons": Entry(
+        "valex.studies.combine_horizons:COMBINE_HORIZONS",
+        "how are horizons best combined? one, mean, minimum, TD(lambda), STEVE; single models and ensembles",
+    ),
 }
 
 

@@ -312,7 +312,7 @@ def test_as_many_gradient_steps_are_taken_as_are_due():
     for k in range(4):
         params, metrics = update(params, jax.random.key(k), ring)
         taken.append(int(metrics["model/grad_steps"]))
-    assert taken == [3, 1, 0, 1] and int(params.opt[1][0].count[0]) == sum(taken)
+    assert taken == [3, 1, 0, 1] and int(params.opt[0].count[0]) == sum(taken)
 
 
 def test_training_is_a_rate_with_a_cap():

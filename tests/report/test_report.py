@@ -5,14 +5,20 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import synthetic
 from synthetic import World
 
-from valex.report.figures import colour, log_label
+from valex.report.figures import log_label
 from valex.report.html import preset_of, study_of, write_report
+from valex.report.palette import colour, line_of
 from valex.store import read_runs
+from valex.studies.base import Series
+from valex.studies.combine_horizons import COMBINE_HORIZONS
+from valex.studies.combine_horizons import smoke as combine_smoke
 from valex.studies.horizon import HORIZON, quick, smoke
+from valex.studies.trust_your_model import TRUST_YOUR_MODEL
 
 VOID = {"meta", "img"}
 
@@ -144,6 +150,50 @@ def test_the_preset_is_recognised_by_its_runs(root, tmp_path):
     assert study_of(root) is HORIZON and study_of(tmp_path) is HORIZON
     odd = synthetic.run(World(), replace(quick()[0], gamma=0.5))
     assert preset_of(HORIZON, [odd]) == ("", 0)
+
+
+def test_a_study_is_recognised_by_its_folder_or_by_its_runs(tmp_path):
+    assert study_of(tmp_path / "trust-your-model-quick") is TRUST_YOUR_MODEL
+    assert study_of(tmp_path / "combine-horizons") is COMBINE_HORIZONS
+    assert study_of(tmp_path / "horizontal") is HORIZON and study_of(tmp_path / "mine") is HORIZON
+    runs = [synthetic.run(World(), config) for config in combine_smoke()]
+    assert study_of(tmp_path / "mine", runs) is COMBINE_HORIZONS
+    assert study_of(tmp_path / "horizon-again", runs) is HORIZON
+
+
+@pytest.mark.parametrize("study", [TRUST_YOUR_MODEL, COMBINE_HORIZONS], ids=lambda study: study.name)
+def test_reports_of_studies_with_learned_models(study, tmp_path):
+    for config in study.presets["smoke"]():
+        synthetic.save(synthetic.run(World(seconds=lambda arm, h: 1e-3 * (1 + h)), config, tmp_path / study.name))
+    index = write_report(tmp_path / study.name)
+    page = Page(index.read_text())
+    assert {a["id"] for tag, a in page.tags if tag == "figure"} == {figure.name for figure in study.figures}
+    assert "critic expansion, oracle (OVE)" in page.words and "critic expansion, learned (MVE)" in page.words
+
+
+def look(name):
+    """Return what a series of marks of an arm looks like."""
+    line = line_of(Series("", name, np.zeros(1), np.zeros(1), style="points"))
+    return colour(name), line["ls"], line["marker"], "mfc" in line
+
+
+def test_a_learned_model_has_the_hue_of_the_oracle_lighter_dashed_and_hollow():
+    for learned, oracle in (("sac-mve", "sac-ce"), ("sac-ae_learned", "sac-ae"), ("sac-mve_min", "sac-ce_min")):
+        (tint, line, marker, hollow), (dark, solid, same, filled) = look(learned), look(oracle)
+        assert (line, solid, hollow, filled) == ("--", "-", True, False) and marker == same
+        mixed = [(int(dark[k : k + 2], 16) + 255) / 2 - int(tint[k : k + 2], 16) for k in (1, 3, 5)]
+        assert all(m >= 0 for m in mixed) and tint != dark  # between the oracle's and half way to white
+
+
+def test_arms_of_one_panel_are_told_apart():
+    rules = ["sac", "sac-ce", "sac-ce_mean", "sac-ce_min", "sac-ce_steve"]
+    rules += [f"sac-ce_td_lambda critic.lam={lam}" for lam in (0.25, 0.75)]
+    variants = ["sac", "sac-ce", "sac-ce critic.td_k=True", "sac-ce critic.max_disagreement=0.2"]
+    variants += ["sac-ce model.num_models=1", "sac-ce model.loss_steps=4"]
+    for names in (rules, variants, ["first", "second", "third", "fourth"]):
+        assert len({colour(name) for name in names}) == len(names)
+    models = ["sac", "sac-ce", "sac-mve", "sac-ae", "sac-ae_learned", "sac-retrace"]
+    assert len({look(name) for name in models}) == len(models)
 
 
 def test_horizons_keep_one_colour_and_their_order():

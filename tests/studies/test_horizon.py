@@ -12,10 +12,9 @@ from synthetic import World
 
 from valex.checks import check
 from valex.config import algorithm, horizon, run_id
-from valex.settings import RunConfig
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
-from valex.studies.cells import arm, arms, auc, final, horizons, make_grid, paired, return_bounds, scores
-from valex.studies.horizon import HORIZON, paper, quick, smoke
+from valex.studies.cells import arms, auc, final, horizons, make_grid, paired, return_bounds, scores
+from valex.studies.horizon import HORIZON, paper, quick, quick_base, quick_learned, smoke
 from valex.studies.horizon import grid as make_configs
 from valex.studies.judge import POOLED, judge
 from valex.studies.results import as_text, results
@@ -24,10 +23,12 @@ PAPER = {"inverted_pendulum", "cartpole", "hopper", "walker2d", "halfcheetah"}
 SHORT = (0, 1, 3, 5, 10)
 
 
-def configs(env="pendulum", horizons=SHORT, seeds=(1, 2, 3, 4, 5, 6), arms=("sac-ce", "sac-ae", "sac-retrace")):
-    base = quick()[0]
-    base = replace(base, env=replace(base.env, name=env))
-    return make_configs(base, {name: horizons for name in arms}, seeds, horizons)
+EVERY = ("sac-ce", "sac-ae", "sac-retrace")
+LEARNED = ("sac-mve", "sac-ae_learned")
+
+
+def configs(env="pendulum", horizons=SHORT, seeds=(1, 2, 3, 4, 5, 6), arms=EVERY):
+    return make_configs(quick_base(env), {name: horizons for name in arms}, seeds, horizons)
 
 
 def world_grid(world=None, **which):
@@ -61,10 +62,13 @@ def test_counts_of_the_grids():
         **{("sac-ce", h): 5 for h in (1, 3, 5, 10)},
         **{("sac-retrace", h): 5 for h in (1, 3, 5)},
     }
+    assert [c for c in quick_learned() if algorithm(c) != "sac-mve"] == quick()
+    assert Counter(horizon(c) for c in quick_learned() if algorithm(c) == "sac-mve") == dict.fromkeys((1, 3, 5, 10), 5)
     declared = paper()
-    assert len(declared) == 855
+    assert len(declared) == 1395
     cells = {(c.env.name, algorithm(c), horizon(c)) for c in declared}
-    assert Counter(env for env, _, _ in cells) == dict.fromkeys(PAPER, 19)
+    assert Counter(env for env, _, _ in cells) == dict.fromkeys(PAPER, 31)
+    assert {name for _, name, _ in cells} == {"sac", "sac-ce", "sac-mve", "sac-ae", "sac-ae_learned", "sac-retrace"}
     assert {c.seed for c in declared} == set(range(1, 10))
 
 
@@ -86,6 +90,8 @@ def test_paper_has_the_published_settings():
         c.agent.alpha_lr == 5e-5 and c.agent.hidden == (256, 256) and c.actor.divide_by_length for c in one.values()
     )
     assert 0 <= 1_000_000 - one["hopper"].train.env_steps < 128
+    learned = next(c for c in paper() if algorithm(c) == "sac-ae_learned").model
+    assert (learned.num_models, learned.num_elites, learned.hidden, learned.lr) == (5, 5, (256,) * 4, 3e-4)
 
 
 def test_importing_the_study_does_not_import_jax_or_matplotlib():
@@ -111,19 +117,6 @@ def test_final_is_the_last_evaluation_and_auc_the_mean_height():
     assert final(made) == returns[-1]
     returns[:] = 7.0
     assert auc(made) == pytest.approx(7.0)
-
-
-def test_settings_of_an_arm_are_part_of_its_name():
-    ce = next(c for c in configs() if algorithm(c) == "sac-ce")
-    assert arm(ce) == "sac-ce"
-    assert arm(replace(ce, critic=replace(ce.critic, particles=8))) == "sac-ce critic.particles=8"
-    assert (
-        arm(replace(ce, critic=replace(ce.critic, estimator="doubly_robust")))
-        == "sac-ce critic.estimator=doubly_robust"
-    )
-    ae = next(c for c in configs() if algorithm(c) == "sac-ae")
-    assert arm(replace(ae, actor=replace(ae.actor, divide_by_length=False))) == "sac-ae actor.divide_by_length=False"
-    assert arm(RunConfig()) == "sac"
 
 
 def test_runs_under_other_settings_are_not_mixed_in():
@@ -174,6 +167,7 @@ CASES = [
     ("T1a", ce(-400, -300, -250, -240, -240), ce(-200, -300, -350, -400, -400), noisy(FLAT)),
     ("T1b", ce(-600, -400, -300, -280, -270), ce(-600, -590, -500, -100, -100), noisy(FLAT)),
     ("T1c", ce(-600, -400, -300, -280, -270), ce(-600, -600, -600, -600, -200), noisy(FLAT)),
+    ("T1d", FLAT, World(level=lambda name, h: -500.0 if name == "sac-mve" else -200.0), noisy(FLAT)),
     ("T2", World(level=levels(sac_ae={10: -500.0})), World(level=levels(sac_ae={10: -50.0})), noisy(FLAT)),
     ("T3a", FLAT, World(level=lambda name, h: -500.0 if name == "sac-retrace" else -200.0), noisy(FLAT)),
     ("T3b", FLAT, World(level=lambda name, h: -500.0 if name == "sac-ae" else -200.0), noisy(FLAT)),
@@ -187,12 +181,13 @@ CASES = [
 
 @pytest.mark.parametrize("claim, yes, no, open_", CASES, ids=[case[0] for case in CASES])
 def test_claims_reach_every_verdict(claim, yes, no, open_):
-    assert verdict(claim, yes).verdict == SUPPORTED
-    assert verdict(claim, no).verdict == NOT_SUPPORTED
+    arms = EVERY + LEARNED
+    assert verdict(claim, yes, arms=arms).verdict == SUPPORTED
+    assert verdict(claim, no, arms=arms).verdict == NOT_SUPPORTED
     if open_ is None:  # a ratio near its margin
         open_ = World(seconds=lambda name, h: 1e-3 * (1.1 if h else 1.0))
-    assert verdict(claim, open_).verdict == UNDECIDED
-    few = verdict(claim, yes, seeds=(1, 2, 3, 4))
+    assert verdict(claim, open_, arms=arms).verdict == UNDECIDED
+    few = verdict(claim, yes, arms=arms, seeds=(1, 2, 3, 4))
     assert few.verdict == UNDECIDED and few.n == 4 and "5 are needed" in few.reason
 
 
@@ -222,10 +217,19 @@ def test_actor_gradient_claims_are_about_halfcheetah(claim):
     assert absent.verdict == UNDECIDED and absent.reason == "not run in this preset: halfcheetah"
 
 
+def test_the_learned_actor_gradient_claim_begins_at_twenty_steps():
+    arms, horizons = ("sac-ae_learned",), (0, 1, 3, 10, 20, 30)
+    late = World(gradient=lambda h: 1e-3 if h < 20 else 1.0)
+    assert verdict("T6c", late, env="halfcheetah", arms=arms, horizons=horizons).verdict == SUPPORTED
+    assert verdict("T6c", FLAT, env="halfcheetah", arms=arms, horizons=horizons).verdict == NOT_SUPPORTED
+    short = verdict("T6c", late, env="halfcheetah", arms=arms)
+    assert short.reason == "not run in this preset: actor expansion, learned (AE) at H ≥ 20"
+
+
 def test_absent_arms_are_undecided_with_the_reason():
     grid = world_grid(arms=("sac-retrace",))
     reasons = {v.claim: v.reason for claim in HORIZON.claims for v in judge(claim, grid)}
-    for name in ("T1a", "T1b", "T1c", "T2", "T3a", "T3b", "T6a", "T9b", "T9c"):
+    for name in ("T1a", "T1b", "T1c", "T1d", "T2", "T3a", "T3b", "T6a", "T9b", "T9c"):
         assert reasons[name].startswith("not run in this preset"), name
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from valex import replay as replays
 from valex.diagnostics.gradients import per_sample_statistics
+from valex.diagnostics.model_error import ErrorStudy, model_error
 from valex.diagnostics.overhead import update_split
 from valex.diagnostics.targets import TargetStudy, horizons_of, target_statistics, visited_transitions
 from valex.expansion import make_critic_target
@@ -47,7 +48,7 @@ def _measures(config: RunConfig) -> tuple[Callable, dict[int, Callable]]:
 
 
 def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dict:
-    """Return targets and actor gradients against the horizon, and the split of an update, as config.diagnostics asks."""
+    """Return what config.diagnostics asks for: targets and actor gradients by horizon, model error, split of an update."""
     settings, result = config.diagnostics, {}
     key = stream(state.seed, "diagnostics")
     if settings.target_horizons:
@@ -58,6 +59,11 @@ def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dic
         if gradients:
             first = jax.jit(visited_transitions, static_argnums=(0, 3))(parts, state.agent, key, GRADIENT_SAMPLES)
             result["actor_gradients"] = gradient_statistics(config, gradients, state.agent, key, first)
+    if settings.model_error_steps and parts.model:
+        behaviour = config.train.warmup_noise if config.train.utd == 0 else "policy"
+        study = ErrorStudy(settings.model_error_steps, settings.model_error_starts, behaviour, config.gamma)
+        counts = {"starts": study.starts, "members": parts.model.members, "behaviour": behaviour, "gamma": study.gamma}
+        result["model_error"] = _plain(model_error(parts, state, key, study)) | counts
     if settings.overhead:
         result["overhead"] = overhead(config, parts, state)
     return result

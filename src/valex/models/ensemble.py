@@ -94,7 +94,7 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
     dim = spec.obs_dim
     ended = None if config.termination == "learned" else known_termination(env)
     nets = make_nets(dim, spec.act_dim, config)
-    tx = optax.chain(optax.clip_by_global_norm(config.grad_clip), optax.adam(config.lr))
+    tx = optax.adam(config.lr)
     units, say = make_units(config), partial(predict, nets, config=config)
 
     def init(key: Array) -> Ensemble:

@@ -244,8 +244,11 @@ def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) 
             return jnp.sum(found[0]), found
 
         grads, (loss, mse) = jax.grad(total, has_aux=True)(state.members)
+        norm = jax.vmap(gradient_norm)(grads)  # taken once: to clip, and to be logged
+        shrink = jnp.minimum(1.0, config.grad_clip / jnp.maximum(norm, 1e-12))
+        grads = jax.tree.map(lambda g: g * shrink.reshape(-1, *(1,) * (g.ndim - 1)), grads)
         updates, opt = jax.vmap(tx.update)(grads, state.opt, state.members)
-        members, norm = optax.apply_updates(state.members, updates), jax.vmap(gradient_norm)(grads)
+        members = optax.apply_updates(state.members, updates)
         return state._replace(members=members, opt=opt, loss=loss, mse=mse, grad_norm=norm, steps=state.steps + 1)
 
     def check(state: Fit, data: tuple, key: Array) -> Fit:

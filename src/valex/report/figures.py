@@ -2,33 +2,27 @@
 
 import csv
 import io
+import itertools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from valex.report.palette import colour, line_of
 from valex.studies.base import Panel, Plate, Series
 
 PANEL_WIDTH = {1: 6.2, 2: 5.4}  # inches, by the number of columns
 NARROW = 3.7  # inches, in three columns or more
 PANEL_HEIGHT = 2.9  # inches
 TITLE_HEIGHT = 0.30  # inches
+ROW_HEIGHT = 0.19  # inches, of a named row
+DOT_EVERY = 10  # points of a path in a plane
+PLANE_SIDE = 3.9  # inches, of a panel that shows a plane
+PLANE_TEXT = 0.5  # inches that the text above such a panel takes more than that on its left
+NOTE_LINE = 11.0  # points, of the note of a panel
+CONTOUR_STEP = 0.04  # between contour lines, in the unit of the height
 DPI = 160
 INK, FAINT = "#1b1f24", "#8a929c"
-PALETTE = {  # Okabe and Ito: told apart with any colour vision
-    "sac": "#000000",
-    "sac-ce": "#0072b2",
-    "sac-ae": "#d55e00",
-    "sac-retrace": "#009e73",
-    "rollout": "#0072b2",
-    "critic": "#e69f00",
-    "actor": "#cc79a7",
-    "plain": "#0072b2",
-    "doubly_robust": "#d55e00",
-}
-OTHERS = ("#56b4e9", "#cc79a7", "#e69f00", "#666666")
-MARKERS = {"sac-ae": "s", "sac-retrace": "^", "doubly_robust": "s", "critic": "s", "actor": "^"}  # else a circle
-SCALE = {0: 0.0, 1: 0.02, 3: 0.26, 5: 0.46, 10: 0.62, 20: 0.76, 30: 0.88}  # horizon to place on the colour map
 
 
 class Picture(NamedTuple):
@@ -64,45 +58,39 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def colour(name: str) -> str:
-    """Return the colour of a horizon ("H3"), an arm or a part.
+def draw_series(axes: Any, series: Series, offset: float, rows: bool = False) -> None:
+    """Draw one series; `offset` moves its points (in points) aside, so that bars do not cover each other.
 
-    Horizons run along matplotlib's `plasma` from dark to light, which keeps their order with any colour vision and in
-    grey; those between the ones of SCALE are interpolated in log(1 + H). H = 0 is black.
+    With `rows` the places of a series run down the y axis and its values along x.
     """
-    if name in PALETTE:
-        return PALETTE[name]
-    if name.startswith("H") and name[1:].isdigit():
-        import matplotlib
-
-        h = int(name[1:])
-        place = float(np.interp(math.log1p(h), np.log1p(list(SCALE)), list(SCALE.values())))
-        red, green, blue, _ = matplotlib.colormaps["plasma"](place)
-        return "#000000" if h == 0 else f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
-    return OTHERS[sum(map(ord, name)) % len(OTHERS)]
-
-
-def draw_series(axes: Any, series: Series, offset: float) -> None:
-    """Draw one series; `offset` moves the points sideways (in points) so that bars do not cover each other."""
     from matplotlib.transforms import ScaledTranslation
 
     tint = colour(series.colour)
     if series.style == "failed":
         axes.plot(series.x, series.y, "--", color=tint, lw=0.9, alpha=0.8)
         axes.plot(series.x[-1:], series.y[-1:], "x", color=tint, ms=6, mew=1.4)
-    elif series.style == "points":
+    elif series.style == "path":
+        truth = series.colour == "true"
+        axes.plot(series.x, series.y, color=tint, lw=2.2 if truth else 1.1, zorder=2 if truth else 3)
+        axes.plot(series.x[::DOT_EVERY], series.y[::DOT_EVERY], "o", color=tint, ms=3.6 if truth else 2.6, zorder=3)
+        axes.plot(series.x[:1], series.y[:1], "o", mfc="none", mec=INK, ms=9, zorder=4)
+    elif series.style == "reference":
+        axes.plot(series.x, series.y, "--", color=tint, lw=1.2, zorder=1.5)
+    elif series.style in ("points", "marks"):
         bars = None
         if series.low is not None and series.high is not None:
             bars = np.nan_to_num(np.abs([series.y - series.low, series.high - series.y]))
-        marker = MARKERS.get(series.colour, "o")
         look = {"color": tint, "ms": 4.2, "lw": 1.3, "elinewidth": 1.2, "capsize": 2.2}
-        drawn = axes.errorbar(series.x, series.y, bars, fmt=f"-{marker}", **look)
-        aside = axes.transData + ScaledTranslation(offset / 72.0, 0.0, axes.figure.dpi_scale_trans)
+        numbers = {"x": series.y, "y": series.x, "xerr": bars} if rows else {"x": series.x, "y": series.y, "yerr": bars}
+        drawn = axes.errorbar(**numbers, **look, **line_of(series))
+        shift = (0.0, -offset / 72.0) if rows else (offset / 72.0, 0.0)
+        aside = axes.transData + ScaledTranslation(*shift, axes.figure.dpi_scale_trans)
         for artist in drawn.get_children():
             artist.set_transform(aside)
     else:
         baseline = series.colour == "H0"
-        axes.plot(series.x, series.y, color=tint, lw=2.1 if baseline else 1.5, zorder=3 if baseline else 2)
+        look = {"color": tint, "lw": 2.1 if baseline else 1.5, "zorder": 3 if baseline else 2}
+        axes.plot(series.x, series.y, **look, **line_of(series))
         if series.low is not None and series.high is not None and np.all(np.isfinite(series.low)):
             axes.fill_between(series.x, series.low, series.high, color=tint, alpha=0.13, lw=0)
 
@@ -115,23 +103,49 @@ def log_label(value: float, _: int = 0) -> str:
     return (f"{mantissa}·" if mantissa != "1" else "") + f"$10^{{{int(exponent)}}}$"
 
 
-def set_log(axes: Any, panel: Panel) -> None:
-    """Give a panel a log y axis: ticks at 1, 2, 5 where it spans less than two decades."""
+def set_log(axes: Any, panel: Panel, values: str = "y", along: str = "y") -> None:
+    """Give an axis, `along`, of `values` of the series a log scale: ticks at 1, 2, 5 where it spans less than two decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    values = np.concatenate([s.y for s in panel.series])
-    values = values[values > 0]
-    near = len(values) > 0 and values.max() < 100.0 * values.min()
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if near else (1.0,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(log_label))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    numbers = np.concatenate([getattr(s, values) for s in panel.series])
+    numbers = numbers[numbers > 0]
+    near = len(numbers) > 0 and numbers.max() < 100.0 * numbers.min()
+    scaled = getattr(axes, f"{along}axis")
+    getattr(axes, f"set_{along}scale")("log")
+    scaled.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if near else (1.0,)))
+    scaled.set_major_formatter(FuncFormatter(log_label))
+    scaled.set_minor_formatter(NullFormatter())
+
+
+def set_rows(axes: Any, panel: Panel) -> None:
+    """Set the named rows of a panel, from top to bottom, and the scale of its values."""
+    places, names = zip(*panel.x_ticks, strict=True)
+    axes.set_yticks(places, names)
+    axes.set_ylim(max(places) + 0.5, -0.5)
+    if panel.log_y:
+        set_log(axes, panel, along="x")
+
+
+def draw_plane(axes: Any, plane: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    """Draw contour lines behind a panel, which they give one scale for both axes and its limits."""
+    x, y, height = plane
+    levels = np.arange(np.floor(height.min() / CONTOUR_STEP), np.ceil(height.max() / CONTOUR_STEP) + 1) * CONTOUR_STEP
+    axes.contour(x, y, height, levels, colors="#d5dae0", linewidths=0.7, zorder=0)
+    axes.grid(False)
+    axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
 
 
 def set_scales(axes: Any, panel: Panel) -> None:
     """Set scales, ticks and limits of a panel."""
+    if panel.plane is not None:
+        draw_plane(axes, panel.plane)
+    if panel.x_scale == "rows":
+        set_rows(axes, panel)
+        return
     if panel.x_scale == "horizon":
         axes.set_xscale("symlog", linthresh=1.0, linscale=0.6)
+    elif panel.x_scale == "log":
+        set_log(axes, panel, "x", "x")
     if panel.x_ticks:
         places, names = zip(*panel.x_ticks, strict=True)
         crowded = panel.x_scale == "linear" and max(places) > 12
@@ -144,26 +158,49 @@ def set_scales(axes: Any, panel: Panel) -> None:
         set_log(axes, panel)
     elif panel.ylabel.startswith("share"):
         axes.set_ylim(-0.04, 1.04)
-    if not panel.x_ticks:
+    if not panel.x_ticks and panel.x_scale != "log" and panel.plane is None:
         from matplotlib.ticker import EngFormatter, MaxNLocator
 
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
+def rule_styles(panel: Panel) -> list[str]:
+    """Return how each reference line of a panel is drawn: those without a label solid, the others told apart."""
+    styles = itertools.cycle(("--", ":", "-."))
+    return [next(styles) if label else "-" for _, label in panel.rules]
+
+
+def panel_width(plate: Plate, columns: int) -> float:
+    """Return the width of a panel in inches."""
+    planes = all(panel.plane is not None for panel in plate.panels)
+    return PLANE_SIDE if planes else PANEL_WIDTH.get(columns, NARROW)
+
+
+def panel_height(plate: Plate) -> float:
+    """Return the height of a panel in inches: more where it has many named rows or shows a plane."""
+    if any(panel.plane is not None for panel in plate.panels):
+        return PLANE_SIDE + PLANE_TEXT
+    rows = max([len(panel.x_ticks) for panel in plate.panels if panel.x_scale == "rows"], default=0)
+    return max(PANEL_HEIGHT, ROW_HEIGHT * rows + 0.75)
+
+
 def draw_panel(axes: Any, panel: Panel) -> None:
     """Draw one panel; on a log axis the number of values that are not positive, and so not shown, is written in it."""
-    for y, label in panel.rules:
-        axes.axhline(y, color=FAINT, lw=1.1, ls="--" if label else "-", zorder=1)
+    rows = panel.x_scale == "rows"
+    for (y, _), style in zip(panel.rules, rule_styles(panel), strict=True):
+        (axes.axvline if rows else axes.axhline)(y, color=FAINT, lw=1.1, ls=style, zorder=1)
     hidden = 0
     for k, series in enumerate(panel.series):
         if panel.log_y:
             hidden += int(np.sum(~(series.y > 0)))
-        draw_series(axes, series, offset=4.0 * (k - (len(panel.series) - 1) / 2))
+        draw_series(axes, series, 4.0 * (k - (len(panel.series) - 1) / 2), rows)
     set_scales(axes, panel)
-    axes.set_title(panel.title)
-    axes.set_xlabel(panel.xlabel)
-    axes.set_ylabel(panel.ylabel)
+    axes.set_title(panel.title, pad=6.0 + (NOTE_LINE * (panel.note.count("\n") + 1) if panel.note else 0.0))
+    if panel.note:
+        axes.annotate(panel.note, (0.0, 1.0), (0.0, 3.5), "axes fraction", "offset points", fontsize=8, color="#4a525c")
+    axes.set_xlabel(panel.ylabel if rows else panel.xlabel)
+    axes.set_ylabel(panel.xlabel if rows else panel.ylabel)
     if hidden:
         axes.text(
             0.99, 0.02, f"{hidden} values ≤ 0 not shown", transform=axes.transAxes, ha="right", fontsize=8, color=FAINT
@@ -180,11 +217,10 @@ def legend_handles(panels: list[Panel]) -> dict[str, Any]:
             if s.style == "failed":
                 handles.setdefault(s.label, Line2D([], [], color=FAINT, ls="--", marker="x", lw=0.9))
             elif s.label:
-                marker = MARKERS.get(s.colour, "o") if s.style == "points" else ""
-                handles.setdefault(s.label, Line2D([], [], color=colour(s.colour), lw=2.0, marker=marker, ms=4.2))
-        for _, label in panel.rules:
+                handles.setdefault(s.label, Line2D([], [], color=colour(s.colour), lw=2.0, ms=4.2, **line_of(s)))
+        for (_, label), style in zip(panel.rules, rule_styles(panel), strict=True):
             if label:
-                handles.setdefault(label, Line2D([], [], color=FAINT, ls="--", lw=1.1))
+                handles.setdefault(label, Line2D([], [], color=FAINT, ls=style, lw=1.1))
     horizons = sorted((k for k in handles if k.startswith("H = ")), key=lambda k: int(k[4:]))
     return {k: handles[k] for k in [*horizons, *(k for k in handles if k not in horizons)]}
 
@@ -220,12 +256,12 @@ def draw(title: str, plate: Plate) -> Picture:
 
     columns = max(1, min(plate.columns, len(plate.panels)))
     rows = math.ceil(len(plate.panels) / columns)
-    width = columns * PANEL_WIDTH.get(columns, NARROW)
+    width = columns * panel_width(plate, columns)
     handles, note = legend_handles(plate.panels), wrap(plate.note, width)
     per_row = legend_columns(list(handles), width)
     legend = 0.22 * math.ceil(len(handles) / per_row)
     head = TITLE_HEIGHT + 0.12 + 0.17 * (note.count("\n") + 1) + legend
-    height = PANEL_HEIGHT * rows + head
+    height = panel_height(plate) * rows + head
     left, top = 0.1 / width, lambda inches: 1.0 - inches / height
     with matplotlib.rc_context(STYLE):
         figure = plt.figure(figsize=(width, height), dpi=DPI, layout="constrained")
@@ -257,7 +293,7 @@ def plate_rows(plate: Plate) -> list[dict[str, Any]]:
     """Return every point of a plate: panel, series, x, y, interval, n, and the axes' labels with their units."""
     rows = []
     for panel in plate.panels:
-        names = dict(panel.x_ticks) if panel.x_scale == "category" else {}
+        names = dict(panel.x_ticks) if panel.x_scale in ("category", "rows") else {}
         for s in panel.series:
             nothing = np.full(len(s.x), np.nan)
             low, high = (s.low if s.low is not None else nothing), (s.high if s.high is not None else nothing)

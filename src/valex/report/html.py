@@ -1,6 +1,8 @@
 """The report: read the stored runs, draw, judge, and write one self-contained page beside its PNG and CSV files."""
 
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +13,9 @@ from valex.report import page
 from valex.report.figures import Picture, as_csv, draw, plate_rows
 from valex.store import StoredRun, read_json, read_runs, write_bytes
 from valex.studies.base import Plate, Study, Verdict
-from valex.studies.cells import Grid, arm_name, make_grid
+from valex.studies.cells import Grid, make_grid
 from valex.studies.judge import judge
+from valex.studies.naming import arm_name
 from valex.studies.results import Row, results
 from valex.tables import STUDIES, load
 
@@ -29,18 +32,31 @@ class Drawn(NamedTuple):
     plate: Plate
 
 
-def study_of(root: Path) -> Study:
-    """Return the study that a folder is named after, or the horizon study, which can read any runs."""
+def study_of(root: Path, runs: Sequence[StoredRun] = ()) -> Study:
+    """Return the study that a folder is named after ("horizon", "horizon-quick"), else the one that declares most runs.
+
+    Without either it is the horizon study, which can read any runs.
+    """
     name = root.resolve().name
-    return load(STUDIES, name if name in STUDIES else "horizon")
+    named = [study for study in STUDIES if f"{name}-".startswith(f"{study}-")]
+    if named:
+        return load(STUDIES, max(named, key=len))
+    declared = {study: most_declared(load(STUDIES, study), runs)[1] for study in STUDIES if runs}
+    return load(STUDIES, max(declared, key=lambda study: declared[study], default="horizon"))
 
 
-def preset_of(study: Study, runs: list[StoredRun]) -> tuple[str, int]:
-    """Return (preset, runs it still lacks): the one that declares most of the runs; ("", 0) where none declares any."""
+def most_declared(study: Study, runs: Sequence[StoredRun]) -> tuple[str, int, int]:
+    """Return (preset, runs it declares of those present, runs it still lacks) of the preset that declares most of them."""
     present = {run.path.name for run in runs}
     declared = {name: {run_id(config) for config in preset()} for name, preset in study.presets.items()}
     best = max(declared, key=lambda name: len(declared[name] & present))
-    return (best, len(declared[best] - present)) if declared[best] & present else ("", 0)
+    return best, len(declared[best] & present), len(declared[best] - present)
+
+
+def preset_of(study: Study, runs: Sequence[StoredRun]) -> tuple[str, int]:
+    """Return (preset, runs it still lacks): the one that declares most of the runs; ("", 0) where none declares any."""
+    name, here, lacking = most_declared(study, runs)
+    return (name, lacking) if here else ("", 0)
 
 
 def draw_figures(study: Study, grid: Grid) -> tuple[list[Drawn], list[str]]:
@@ -129,19 +145,28 @@ def run_rows(runs: list[StoredRun]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def results_section(study: Study, grid: Grid) -> tuple[str, list[dict[str, Any]]]:
+    """Return the results table of a study, its own or that of returns, and the rows of results.csv."""
+    if study.table:
+        found = study.table(grid)
+        return page.own_results(found), found.records
+    rows = results(grid)
+    return page.results(rows, partial(arm_name, beside={row.arm for row in rows})), result_dicts(rows)
+
+
 def render(study: Study, runs: list[StoredRun], root: Path) -> tuple[str, dict[str, bytes]]:
     """Return the page and the files beside it (name to content)."""
     grid = make_grid(runs)
-    rows = results(grid)
+    shown, records = results_section(study, grid)
     verdicts = [verdict for claim in study.claims for verdict in judge(claim, grid)]
     drawn, left_out = draw_figures(study, grid)
-    files = {"results.csv": as_csv(result_dicts(rows)), "claims.csv": as_csv(claim_dicts(study, verdicts))}
+    files = {"results.csv": as_csv(records), "claims.csv": as_csv(claim_dicts(study, verdicts))}
     for figure in drawn:
         files |= {f"{figure.name}.png": figure.picture.png, f"{figure.name}.csv": as_csv(plate_rows(figure.plate))}
     figures = [page.figure(f.name, f.title, f.caption, f.picture) for f in drawn]
     sections = [
         page.facts(facts(study, runs)),
-        page.section("results", "Results", page.results(rows, arm_name)),
+        page.section("results", "Results", shown),
         page.section("claims", "Claims", page.claims(study, verdicts)),
         page.section("figures", "Figures", "\n".join(figures) or "<p>No figure has data yet.</p>"),
         page.section("runs", "Runs", page.runs(run_rows(runs))),
@@ -163,7 +188,7 @@ def write_report(root: Path | str, out: Path | None = None, runs: list[StoredRun
         runs = read_runs(root)
     if not runs:
         raise ValueError(f"{root}: no runs here; make some with `valex study horizon --preset smoke --out {root}`")
-    study = study_of(root)
+    study = study_of(root, runs)
     text, files = render(study, runs, root)
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from valex.report.figures import Picture
-from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Study, Verdict
+from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Study, Table, Verdict
 from valex.studies.judge import CONFIDENCE, MIN_SEEDS, region_text
 from valex.studies.results import Row, interval_text, number, seeds_text
 
@@ -133,6 +133,19 @@ def results(rows: list[Row], arm_name: Callable[[str], str]) -> str:
         "probability that a seed has a larger AUC than one at H = 0; 0.5 is no difference. Also in results.csv."
     )
     return f'<p class="note">{text(note)}</p>\n{table(head, body)}'
+
+
+def own_results(found: Table) -> str:
+    """Return the results table that a study makes itself, names written once while they repeat."""
+    body, previous = "", ()
+    for row in found.rows:
+        new, previous = row[: found.groups] != previous, row[: found.groups]
+        shown = (*(row[: found.groups] if new else ("",) * found.groups), *row[found.groups :])
+        kinds = ("num" if numeric else "words" for numeric in found.numeric)
+        cells = "".join(f"<td class={kind}>{text(cell)}</td>" for kind, cell in zip(kinds, shown, strict=True))
+        body += f"<tr{' class=group' if new else ''}>{cells}</tr>\n"
+    head = list(zip(found.head, found.numeric, strict=True))
+    return f'<p class="note">{text(found.note)}</p>\n{table(head, body)}'
 
 
 def chip(name: str) -> str:

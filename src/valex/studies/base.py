@@ -1,7 +1,7 @@
 """The records that a study is made of. Figures are described here as numbers; `valex.report.figures` draws them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,10 @@ class Series(NamedTuple):
     low: np.ndarray | None = None  # interval, in the unit of y; drawn as a band (lines) or bars (points)
     high: np.ndarray | None = None
     n: int | tuple[int, ...] = 0  # seeds behind the series, or behind each of its points
-    style: str = "line"  # line | points | failed (a run that stopped: thin, ends in a cross)
+    style: str = (
+        "line"  # line | points | marks (points without a line) | failed (a run that stopped: ends in a cross) |
+    )
+    # reference (thin, dashed) | path (in a plane: a ring at the start, a dot every ten points)
 
 
 class Panel(NamedTuple):
@@ -30,10 +33,16 @@ class Panel(NamedTuple):
     xlabel: str  # with unit
     ylabel: str  # with unit
     series: list[Series]
-    x_scale: str = "linear"  # linear | horizon (0 and a log axis, ticks at the horizons) | category (x_ticks are names)
+    x_scale: str = (
+        "linear"  # linear | log | horizon (0 and a log axis) | category (x_ticks are names) | rows (named, downwards)
+    )
     x_ticks: tuple[tuple[float, str], ...] = ()
     log_y: bool = False
     rules: tuple[tuple[float, str], ...] = ()  # horizontal reference lines (y, label)
+    plane: tuple[np.ndarray, np.ndarray, np.ndarray] | None = (
+        None  # x [X], y [Y], height [Y, X]: contour lines; x, y one scale
+    )
+    note: str = ""  # numbers that belong beside the curves, written under the title
 
 
 class Plate(NamedTuple):
@@ -91,6 +100,17 @@ class Verdict(NamedTuple):
     reason: str
 
 
+class Table(NamedTuple):
+    """The results of a study, ready to print."""
+
+    head: tuple[str, ...]
+    numeric: tuple[bool, ...]  # of every column
+    groups: int  # leading columns that are written once while they repeat
+    rows: list[tuple[str, ...]]
+    note: str  # how to read it
+    records: list[dict[str, Any]]  # the rows of results.csv, numbers in full
+
+
 class Study(NamedTuple):
     """What is run, and what is read off it."""
 
@@ -101,3 +121,4 @@ class Study(NamedTuple):
     figures: tuple[Figure, ...]
     claims: tuple[Claim, ...]
     remarks: tuple[str, ...] = ()  # what the report says under the claims
+    table: Callable | None = None  # (Grid) -> Table; None: final return and area under the curve (results.py)

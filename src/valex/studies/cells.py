@@ -1,29 +1,23 @@
 """Stored runs sorted into cells (environment, arm, horizon), and the numbers read off one run.
 
-An arm is an algorithm with its settings other than the horizon; H = 0 is the arm "sac" and belongs to every arm. Runs
-in one environment are compared only if they agree in everything but seed, arm and horizon.
+An arm is an algorithm with its settings other than the horizon (naming.py); H = 0 is the arm "sac" and belongs to every
+arm. Runs in one environment are compared only if they agree in everything but seed, arm and horizon.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from valex.checks import flatten
-from valex.config import PRESETS, algorithm, canonical, horizon
+from valex.config import horizon
 from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, ModelConfig, RunConfig, StoreConfig
 from valex.statistics import area_under_curve
 from valex.store import StoredRun
+from valex.studies.naming import ARM_NAMES, BASELINE, arm, arm_name, shared_training
 
-BASELINE = "sac"
-ARM_NAMES = {
-    "sac": "SAC (H = 0)",
-    "sac-ce": "critic expansion (CE)",
-    "sac-ae": "actor expansion (AE)",
-    "sac-retrace": "Retrace",
-}
 RETURN = "eval/episode_return"
 
 
@@ -44,24 +38,6 @@ class Grid(NamedTuple):
     cells: dict[tuple[str, str, int], Cell]
     left_out: list[str]  # runs that were not compared, and why
     floor: bool = False  # True: a failed run scores the lowest return seen in its environment; False: it has no score
-
-
-def arm(config: RunConfig) -> str:
-    """Return the algorithm, with those of its settings that differ from its preset: "sac-ce critic.particles=8"."""
-    config = canonical(config)
-    name = algorithm(config)
-    if name == BASELINE:
-        return name
-    usual = PRESETS.get(name, RunConfig(critic=CriticConfig(config.critic.rule, config.critic.source)))
-    ours, theirs = dict(flatten(config)), dict(flatten(canonical(usual)))
-    settings = [n for n in ours if n.startswith(("critic.", "actor.", "model.")) and not n.endswith(".horizon")]
-    return " ".join([name, *(f"{n}={ours[n]}" for n in settings if ours[n] != theirs[n])])
-
-
-def arm_name(name: str) -> str:
-    """Return the arm in words."""
-    base, _, settings = name.partition(" ")
-    return " ".join(part for part in (ARM_NAMES.get(base, base), settings) if part)
 
 
 def condition(config: RunConfig) -> RunConfig:
@@ -89,16 +65,18 @@ def make_grid(runs: Iterable[StoredRun]) -> Grid:
             ours, usual = dict(flatten(shared)), dict(flatten(best[shared.env.name]))
             differ = ", ".join(f"{k} = {v} (not {usual[k]})" for k, v in ours.items() if v != usual[k])
             left_out.append(f"{number} run(s) in {shared.env.name} with other settings than the rest: {differ}")
-    for run in runs:
-        if condition(run.config) == best[run.config.env.name]:
-            key = (run.config.env.name, arm(run.config), horizon(run.config))
-            cell = cells.setdefault(key, Cell(*key, {}, {}, {}))
-            state = run.status.get("state", "running")
-            group = {"finished": cell.finished, "failed": cell.failed}.get(state, cell.unfinished)
-            if state == "finished" and len(evaluations(run)[0]) < 2:
-                left_out.append(f"{run.path.name}: fewer than two evaluations, so no learning curve")
-                continue
-            group[run.config.seed] = run
+    compared = [run for run in runs if condition(run.config) == best[run.config.env.name]]
+    unsaid = {env: shared_training([run.config for run in compared if run.config.env.name == env]) for env in best}
+    for run in compared:
+        env = run.config.env.name
+        key = (env, arm(run.config, unsaid[env]), horizon(run.config))
+        cell = cells.setdefault(key, Cell(*key, {}, {}, {}))
+        state = run.status.get("state", "running")
+        group = {"finished": cell.finished, "failed": cell.failed}.get(state, cell.unfinished)
+        if state == "finished" and len(evaluations(run)[0]) < 2:
+            left_out.append(f"{run.path.name}: fewer than two evaluations, so no learning curve")
+            continue
+        group[run.config.seed] = run
     return Grid(cells, left_out)
 
 
@@ -114,9 +92,33 @@ def arms(grid: Grid, env: str | None = None) -> list[str]:
     return [a for a in ordered if a != BASELINE] or ordered
 
 
+def owner(grid: Grid, env: str, arm: str, h: int) -> str:
+    """Return the arm whose runs stand at a horizon of an arm: itself, or the baseline for an H = 0 that it lacks."""
+    return BASELINE if h == 0 and (env, arm, 0) not in grid.cells else arm
+
+
 def cell(grid: Grid, env: str, arm: str, h: int) -> Cell | None:
-    """Return a cell, H = 0 of any arm being the baseline, or None."""
-    return grid.cells.get((env, BASELINE if h == 0 else arm, h))
+    """Return a cell, H = 0 of any arm being the baseline unless it has one of its own, or None."""
+    return grid.cells.get((env, owner(grid, env, arm, h), h))
+
+
+def cell_of(grid: Grid, run: StoredRun) -> Cell:
+    """Return the cell that a run lies in. Raises KeyError where it was left out."""
+    for found in grid.cells.values():
+        if any(run is other for group in (found.finished, found.failed, found.unfinished) for other in group.values()):
+            return found
+    raise KeyError(f"{run.path.name} is in no cell")
+
+
+def restrict(grid: Grid, names: Collection[str]) -> Grid:
+    """Return the grid of some arms and the baseline, to be drawn by themselves."""
+    kept = {key: found for key, found in grid.cells.items() if key[1] in (BASELINE, *names)}
+    return grid._replace(cells=kept)
+
+
+def in_words(grid: Grid, arm: str) -> str:
+    """Return an arm of the grid in words."""
+    return arm_name(arm, {name for _, name, _ in grid.cells})
 
 
 def horizons(grid: Grid, env: str, arm: str) -> list[int]:
@@ -172,6 +174,13 @@ def log10_mean(run: StoredRun, key: str) -> float:
     return float(np.mean(np.log10(values[values > 0]))) if np.any(values > 0) else np.nan
 
 
+def late_mean(run: StoredRun, key: str) -> float:
+    """Return the mean of a metric over the second half of a run, behind the first approach to its values; NaN without any."""
+    steps, values = curve(run, key)
+    late = values[steps > 0.5 * run.config.train.env_steps]
+    return float(np.mean(late)) if len(late) else np.nan
+
+
 def return_bounds(grid: Grid, env: str) -> tuple[float, float]:
     """Return the lowest and highest evaluation of the finished runs of an environment: floor and scale of scores."""
     groups = [c.finished for (e, _, _), c in grid.cells.items() if e == env]
@@ -204,7 +213,7 @@ def paired(
     grid: Grid, env: str, cells: list[tuple[str, int]], measure: Callable[[StoredRun], float] = auc
 ) -> Paired | str:
     """Return measure(run) over cells (arm, horizon) for the seeds that finished in all, or why there is nothing."""
-    missing = [f"{arm_name(a)} at H = {h}" for a, h in cells if cell(grid, env, a, h) is None]
+    missing = [f"{in_words(grid, a)} at H = {h}" for a, h in cells if cell(grid, env, a, h) is None]
     if missing:
         return f"not run in this preset: {', '.join(missing)}"
     columns = [scores(grid, env, a, h, measure) for a, h in cells]

@@ -9,17 +9,20 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from valex.config import PRESETS
-from valex.settings import DiagnosticsConfig, EnvConfig, EvalConfig, RunConfig, SACConfig, TrainConfig
+from valex.settings import DiagnosticsConfig, EnvConfig, EvalConfig, ModelConfig, RunConfig, SACConfig, TrainConfig
 from valex.studies.base import Study
-from valex.studies.horizon_claims import AE, CE, CLAIMS, REMARKS, RETRACE
+from valex.studies.horizon_claims import CLAIMS, REMARKS
 from valex.studies.horizon_diagnostics import DIAGNOSTIC_FIGURES
-from valex.studies.horizon_figures import RETURN_FIGURES
+from valex.studies.naming import AE, AE_LEARNED, CE, MVE, ORACLE_OF, RETRACE
+from valex.studies.return_figures import RETURN_FIGURES
 
 
 def at_horizon(base: RunConfig, arm: str, h: int) -> RunConfig:
-    """Return `base` with the critic and actor of an arm at horizon h >= 1; arm is a preset of valex.config."""
-    preset = PRESETS[arm]
-    if arm == AE:
+    """Return `base` with the critic and actor of an arm at horizon h >= 1; learned arms keep its model, others the oracle."""
+    oracle = ORACLE_OF.get(arm, arm)
+    preset = PRESETS[oracle]
+    base = base if arm in ORACLE_OF else replace(base, model=ModelConfig())
+    if oracle == AE:
         return replace(base, actor=replace(preset.actor, horizon=h))
     return replace(base, critic=replace(preset.critic, horizon=h))
 
@@ -32,13 +35,14 @@ def grid(
     Targets at the horizons `targets` are measured on the final agents of H = 0, one per seed; the split of an update
     is timed on the first seed of each cell. Neither changes what is trained.
     """
-    cells = [base] + [at_horizon(base, arm, h) for arm, horizons in arms.items() for h in horizons if h > 0]
+    plain = replace(base, model=ModelConfig())
+    cells = [plain] + [at_horizon(base, arm, h) for arm, horizons in arms.items() for h in horizons if h > 0]
     return [
         replace(
             config,
             seed=seed,
             diagnostics=replace(
-                base.diagnostics, target_horizons=targets if config is base else (), overhead=seed == seeds[0]
+                base.diagnostics, target_horizons=targets if config is plain else (), overhead=seed == seeds[0]
             ),
         )
         for config in cells
@@ -46,30 +50,50 @@ def grid(
     ]
 
 
-def smoke() -> list[RunConfig]:
-    """Return the least that passes through every part: 2 seeds, 1,500 steps, H in {0, 1}. Settles no claim."""
-    base = RunConfig(
+def smoke_base() -> RunConfig:
+    """Return plain SAC for a second or two of training, with the smallest learned model."""
+    return RunConfig(
         env=EnvConfig("pendulum"),
         agent=SACConfig(hidden=(32, 32)),
+        model=ModelConfig("ensemble", hidden=(32,), pretrain_steps=100),
         train=TrainConfig(env_steps=1_500, warmup_steps=256, batch_size=64),
         eval=EvalConfig(every=250, episodes=4, value_bias_states=4, grad_samples=4),
         diagnostics=DiagnosticsConfig(target_states=32, target_particles=8),
         gamma=0.95,
     )
-    return grid(base, {CE: (1,), RETRACE: (1,)}, (1, 2), (0, 1))
 
 
-def quick() -> list[RunConfig]:
-    """Return the study that two CPU cores finish in minutes: pendulum, 2 x 64 nets, 5 seeds."""
-    base = RunConfig(
-        env=EnvConfig("pendulum"),
+def smoke() -> list[RunConfig]:
+    """Return the least that passes through every part: 2 seeds, 1,500 steps, H in {0, 1}. Settles no claim."""
+    return grid(smoke_base(), {CE: (1,), RETRACE: (1,)}, (1, 2), (0, 1))
+
+
+QUICK_HORIZONS = (0, 1, 3, 5, 10)
+QUICK_SEEDS = (1, 2, 3, 4, 5)
+QUICK_MODEL = ModelConfig("ensemble", hidden=(128, 128), steps_per_env_step=0.25)  # what two CPU cores can train
+
+
+def quick_base(env: str = "pendulum") -> RunConfig:
+    """Return plain SAC as two CPU cores train it in seconds, with a learned model for the arms that want one."""
+    return RunConfig(
+        env=EnvConfig(env),
         agent=SACConfig(hidden=(64, 64)),
+        model=QUICK_MODEL,
         train=TrainConfig(env_steps=8_000, num_envs=1, warmup_steps=512, batch_size=256),
         eval=EvalConfig(every=500),
         gamma=0.95,
     )
-    horizons = (0, 1, 3, 5, 10)
-    return grid(base, {CE: horizons, RETRACE: (1, 3, 5)}, (1, 2, 3, 4, 5), horizons)
+
+
+def quick() -> list[RunConfig]:
+    """Return the study that two CPU cores finish in minutes: pendulum, 2 x 64 nets, 5 seeds."""
+    return grid(quick_base(), {CE: QUICK_HORIZONS, RETRACE: (1, 3, 5)}, QUICK_SEEDS, QUICK_HORIZONS)
+
+
+def quick_learned() -> list[RunConfig]:
+    """Return the same study, and critic expansion with a learned ensemble at the same horizons."""
+    arms = {CE: QUICK_HORIZONS, MVE: QUICK_HORIZONS, RETRACE: (1, 3, 5)}
+    return grid(quick_base(), arms, QUICK_SEEDS, QUICK_HORIZONS)
 
 
 class PaperEnv(NamedTuple):
@@ -98,23 +122,39 @@ PAPER_HORIZONS = (0, 1, 3, 5, 10, 20, 30)
 PAPER_SEEDS = tuple(range(1, 10))
 
 
-def paper() -> list[RunConfig]:
-    """Return the published grid with SAC and the oracle: 5 environments x (1 + 3 arms x 6 horizons) x 9 seeds.
+PAPER_MODEL = (
+    ModelConfig(  # as released, but trained at a rate of gradient steps: an epoch after every step is out of reach
+        "ensemble", lr=3e-4, bootstrap="shared", normalize_targets=False, steps_per_env_step=1.0, pretrain_steps=2_000
+    )
+)
+
+
+def paper_bases() -> list[RunConfig]:
+    """Return plain SAC in each published environment, with the learned model of the source for the arms that want one.
 
     Values as in the released sweep, except that evaluation is deterministic and counts first episodes only, and that
     the environments are today's Brax ones: orderings and shapes can be compared, absolute returns cannot.
     """
-    runs = []
-    for row in PAPER_ENVS:
-        base = RunConfig(
+    return [
+        RunConfig(
             env=EnvConfig(row.name, action_repeat=row.action_repeat, episode_length=row.episode_length),
             agent=SACConfig(alpha_lr=5e-5),
+            model=PAPER_MODEL,
             train=TrainConfig(row.env_steps, row.num_envs, row.warmup_steps, row.batch_size),
             eval=EvalConfig(every=row.every, episodes=128),
             gamma=row.gamma,
         )
-        runs += grid(base, dict.fromkeys((CE, AE, RETRACE), PAPER_HORIZONS), PAPER_SEEDS, PAPER_HORIZONS)
-    return runs
+        for row in PAPER_ENVS
+    ]
+
+
+def paper() -> list[RunConfig]:
+    """Return the published grid with SAC: 5 environments x (1 + 5 arms x 6 horizons) x 9 seeds.
+
+    The arms are critic and actor expansion, each with the oracle and with a learned ensemble, and Retrace.
+    """
+    arms: dict[str, tuple[int, ...]] = dict.fromkeys((CE, MVE, AE, AE_LEARNED, RETRACE), PAPER_HORIZONS)
+    return [config for base in paper_bases() for config in grid(base, arms, PAPER_SEEDS, PAPER_HORIZONS)]
 
 
 HORIZON = Study(
@@ -122,9 +162,10 @@ HORIZON = Study(
     title="Does a longer rollout horizon pay?",
     summary=(
         "Soft actor-critic is trained with targets (critic expansion, Retrace) or objectives (actor expansion) that "
-        "look H steps further ahead. Model steps come from an oracle, the simulator itself: there is no model error."
+        "look H steps further ahead. Model steps come from an oracle, the simulator itself, so that there is no model "
+        "error; the presets quick-learned and paper add a learned model."
     ),
-    presets={"smoke": smoke, "quick": quick, "paper": paper},
+    presets={"smoke": smoke, "quick": quick, "paper": paper, "quick-learned": quick_learned},
     figures=RETURN_FIGURES + DIAGNOSTIC_FIGURES,
     claims=CLAIMS,
     remarks=REMARKS,

@@ -7,18 +7,11 @@ import numpy as np
 from valex.statistics import iqm
 from valex.store import StoredRun
 from valex.studies.base import Figure, Panel, Plate, Series
-from valex.studies.cells import Grid, arm_name, arms, cell, envs, horizons
-from valex.studies.horizon_claims import AE, target_column, target_runs
-from valex.studies.horizon_figures import (
-    INTERVAL,
-    STEPS,
-    along_training,
-    horizon_bands,
-    horizon_ticks,
-    points,
-    seeds_of,
-    value_bias,
-)
+from valex.studies.cells import Grid, arms, cell, envs, horizons, in_words
+from valex.studies.horizon_claims import target_column, target_runs
+from valex.studies.naming import AE, AE_LEARNED
+from valex.studies.return_figures import along_training, value_bias
+from valex.studies.series import INTERVAL, STEPS, horizon_bands, horizon_ticks, points, seeds_of
 
 MODEL_STEPS = "horizon H (model steps)"
 ESTIMATORS = {"plain": "plain", "doubly_robust": "doubly robust"}
@@ -74,7 +67,7 @@ def estimators_used(grid: Grid) -> str:
     for (_, arm, h), found in grid.cells.items():
         if h and arm in arms(grid):
             runs = found.finished | found.failed | found.unfinished
-            used[arm_name(arm)] = " and ".join(
+            used[in_words(grid, arm)] = " and ".join(
                 sorted({ESTIMATORS[run.config.critic.estimator] for run in runs.values()})
             )
     return "; ".join(f"{arm}: {estimators}" for arm, estimators in used.items())
@@ -131,7 +124,7 @@ def actor_gradients(grid: Grid) -> Plate:
 
 def actor_gradient_training(grid: Grid) -> Plate:
     """Return both spreads of the actor gradient along training with actor expansion, one band per horizon."""
-    names = [a for a in arms(grid) if a.split(" ")[0] == AE]
+    names = [a for a in arms(grid) if a.split(" ")[0] in (AE, AE_LEARNED)]
     statistics = (
         ("actor/grad_param_std", "std over parameter entries", True),
         ("grad/actor_sample_variance", "trace of covariance across samples", True),
@@ -142,14 +135,14 @@ def actor_gradient_training(grid: Grid) -> Plate:
         cells = [found for h in horizons(grid, env, arm) if h and (found := cell(grid, env, arm, h))]
         inside |= {run.config.actor.divide_by_length for found in cells for run in found.finished.values()}
         for key, ylabel, log_y in statistics:
-            title = f"{env} · {ylabel}" + (f" · {arm_name(arm)}" if len(names) > 1 else "")
+            title = f"{env} · {ylabel}" + (f" · {in_words(grid, arm)}" if len(names) > 1 else "")
             series = horizon_bands(grid, env, arm, key)
             if series:
                 panels.append(Panel(title, STEPS, ylabel, series, log_y=log_y))
             else:
                 left_out.append(f"actor gradient along training, {title}: no run has logged {key}")
     if not names:
-        left_out.append(f"actor gradient along training: {arm_name(AE)} not run in this preset")
+        left_out.append(f"actor gradient along training: {in_words(grid, AE)} not run in this preset")
     note = f"Actor expansion, {factor_text(inside)}. Line: IQM over {seeds_of(panels)}; band: {INTERVAL}."
     return Plate(panels, 3, note, left_out)
 

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from valex.statistics import Interval, probability_of_improvement, stratified_bootstrap
-from valex.studies.cells import BASELINE, Grid, arm_name, arms, auc, cell, envs, final, horizons, scores
+from valex.studies.base import Table
+from valex.studies.cells import BASELINE, Grid, arms, auc, cell, envs, final, horizons, owner, scores
+from valex.studies.naming import arm_name
 
 NAN = Interval(np.nan, np.nan, np.nan)
 
@@ -47,7 +49,7 @@ def results(grid: Grid) -> list[Row]:
     rows = []
     for env in envs(grid):
         pairs = [(arm, h) for arm in arms(grid, env) for h in horizons(grid, env, arm)]
-        cells = dict.fromkeys((BASELINE if h == 0 else arm, h) for arm, h in pairs)
+        cells = dict.fromkeys((owner(grid, env, arm, h), h) for arm, h in pairs)
         rows += [make_row(grid, env, arm, h) for arm, h in cells]
     return rows
 
@@ -76,11 +78,25 @@ def seeds_text(row: Row) -> str:
 def as_text(rows: list[Row]) -> str:
     """Return the table in ASCII for a terminal; diverged and unfinished runs are counted behind the seeds."""
     head = ("env", "arm", "H", "seeds", "final return (IQM) [95 % CI]", "AUC (IQM) [95 % CI]", "P(AUC > H=0)")
-    body = []
+    body, beside = [], {r.arm for r in rows}
     for r in rows:
         numbers = (interval_text(r.final), interval_text(r.auc), number(float(r.better.value), 2))
-        body.append((r.env, arm_name(r.arm), str(r.horizon), seeds_text(r), *numbers))
+        body.append((r.env, arm_name(r.arm, beside), str(r.horizon), seeds_text(r), *numbers))
+    return aligned(head, body)
+
+
+def aligned(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+    """Return a table in ASCII, its columns below each other."""
     widths = [max(len(line[k]) for line in (head, *body)) for k in range(len(head))]
     table = [head, tuple("-" * width for width in widths), *body]
     lines = ("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in table)
-    return "\n".join(lines).replace("−", "-").replace("–", "-")
+    return "\n".join(lines).replace("−", "-").replace("–", "-").replace("²", "^2")
+
+
+def table_text(table: Table) -> str:
+    """Return the table of a study in ASCII for a terminal, names written once while they repeat."""
+    body, previous = [], ()
+    for row in table.rows:
+        new, previous = row[: table.groups] != previous, row[: table.groups]
+        body.append(row if new else ("",) * table.groups + row[table.groups :])
+    return aligned(table.head, body)

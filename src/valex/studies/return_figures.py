@@ -1,82 +1,35 @@
-"""Figures of the horizon study: returns and cost. Numbers only; valex.report.figures draws them."""
+"""Figures that any study of returns against the horizon can show: returns, bias and cost. Numbers only."""
 
 import itertools
-from collections.abc import Mapping
 
 import numpy as np
 
-from valex.statistics import stratified_bootstrap
-from valex.store import StoredRun
 from valex.studies.base import Figure, Panel, Plate, Series
 from valex.studies.cells import (
     BASELINE,
     RETURN,
     Grid,
-    arm_name,
     arms,
     auc,
     cell,
-    curve,
     envs,
     final,
     horizons,
+    in_words,
     paired,
-    scores,
-    shared_curve,
     update_seconds,
 )
-
-INTERVAL = "95 % stratified bootstrap (percentile)"
-STEPS = "environment steps"
-HORIZON = "horizon H (steps)"  # model steps, or stored steps of Retrace
-
-
-def count_text(counts: list[int]) -> str:
-    """Return "n = 5 seeds", or the range where cells differ."""
-    counts = [n for n in counts if n] or [0]
-    low, high = min(counts), max(counts)
-    return f"n = {low} seed{'s' if low != 1 else ''}" if low == high else f"n = {low} to {high} seeds"
-
-
-def seeds_of(panels: list[Panel]) -> str:
-    """Return the number of seeds behind the points of some panels, in words."""
-    series = [s for panel in panels for s in panel.series if s.style != "failed"]
-    return count_text([n for s in series for n in (s.n if isinstance(s.n, tuple) else (s.n,))])
-
-
-def points(label: str, colour: str, columns: Mapping[int, np.ndarray], style: str = "points") -> Series | None:
-    """Return IQM and interval of the values [n] at each x, or None without any; one seed has no interval."""
-    columns = {x: values for x, values in columns.items() if len(values)}
-    if not columns:
-        return None
-    found = [stratified_bootstrap([values]) for values in columns.values()]
-    value, low, high = (np.array([getattr(i, name) for i in found], float) for name in ("value", "low", "high"))
-    n = tuple(len(values) for values in columns.values())
-    return Series(label, colour, np.array(list(columns), float), value, low, high, n, style)
-
-
-def band(label: str, colour: str, runs: list[StoredRun], key: str) -> Series | None:
-    """Return IQM and interval of a metric along training, or None where no run has it."""
-    steps, values = shared_curve(runs, key)
-    if not len(steps):
-        return None
-    value, low, high = (np.asarray(array) for array in stratified_bootstrap([values]))
-    return Series(label, colour, steps, value, low, high, len(values))
-
-
-def horizon_bands(grid: Grid, env: str, arm: str, key: str, with_failed: bool = False) -> list[Series]:
-    """Return one band per horizon of an arm; failed runs as single lines where asked."""
-    result = []
-    for h in horizons(grid, env, arm):
-        found = cell(grid, env, arm, h)
-        if found is None:
-            continue
-        series = band(f"H = {h}", f"H{h}", list(found.finished.values()), key)
-        result += [series] if series else []
-        for run in found.failed.values() if with_failed else ():
-            steps, values = curve(run, key)
-            result += [Series("diverged run", f"H{h}", steps, values, n=1, style="failed")] if len(steps) else []
-    return result
+from valex.studies.series import (
+    HORIZON,
+    INTERVAL,
+    STEPS,
+    by_horizon,
+    horizon_bands,
+    horizon_ticks,
+    points,
+    seeds_of,
+    spans_decades,
+)
 
 
 def along_training(grid: Grid, key: str, labels: tuple[str, str], log_y: bool = False) -> Plate:
@@ -85,7 +38,7 @@ def along_training(grid: Grid, key: str, labels: tuple[str, str], log_y: bool = 
     rules = ((0.0, ""),) if key == "value/bias" else ()
     for env, arm in itertools.product(envs(grid), names):
         series = horizon_bands(grid, env, arm, key, with_failed=key == RETURN)
-        title = f"{env} · {arm_name(arm)}"
+        title = f"{env} · {in_words(grid, arm)}"
         if series:
             panels.append(Panel(title, STEPS, labels[0], series, log_y=log_y, rules=rules))
         else:
@@ -101,20 +54,6 @@ def learning_curves(grid: Grid) -> Plate:
 def value_bias(grid: Grid) -> Plate:
     """Return the critic's bias along training."""
     return along_training(grid, "value/bias", ("Q − Monte-Carlo return", "value bias"))
-
-
-def by_horizon(grid: Grid, env: str, measure) -> list[Series]:
-    """Return one series of points per arm: measure(run) against H."""
-    series = []
-    for arm in arms(grid, env):
-        columns = {h: np.array(list(scores(grid, env, arm, h, measure).values())) for h in horizons(grid, env, arm)}
-        series.append(points(arm_name(arm), arm, columns))
-    return [s for s in series if s]
-
-
-def horizon_ticks(series: list[Series]) -> tuple[tuple[float, str], ...]:
-    """Return ticks at the horizons that occur."""
-    return tuple((float(h), f"{h:g}") for h in sorted({h for s in series for h in s.x}))
 
 
 def auc_and_final(grid: Grid) -> Plate:
@@ -148,7 +87,7 @@ def marginal_gain(grid: Grid) -> Plate:
         gains = {arm: gain_columns(grid, env, arm) for arm in arms(grid, env)}
         gaps = sorted({gap for columns in gains.values() for gap in columns})
         found = [
-            points(arm_name(arm), arm, {gaps.index(gap): values for gap, values in columns.items()})
+            points(in_words(grid, arm), arm, {gaps.index(gap): values for gap, values in columns.items()})
             for arm, columns in gains.items()
         ]
         series = [s for s in found if s]
@@ -175,12 +114,6 @@ def split_series(grid: Grid, env: str, arm: str) -> list[Series]:
     return [s for name, columns in parts.items() if (s := points(name, name, columns))]
 
 
-def spans_decades(series: list[Series]) -> bool:
-    """Return whether positive values span more than 1.5 decades, so that only a log axis shows them all."""
-    values = np.concatenate([s.y for s in series])
-    return bool(np.all(values > 0) and values.max() / values.min() > 30.0)
-
-
 def overhead(grid: Grid) -> Plate:
     """Return time per update relative to H = 0 against H, one panel per environment."""
     panels, left_out = [], []
@@ -189,7 +122,7 @@ def overhead(grid: Grid) -> Plate:
         for arm in arms(grid, env):
             pairs = {h: paired(grid, env, [(arm, h), (BASELINE, 0)], update_seconds) for h in horizons(grid, env, arm)}
             columns = {h: p.values[0] / p.values[1] for h, p in pairs.items() if not isinstance(p, str)}
-            found.append(points(arm_name(arm), arm, columns))
+            found.append(points(in_words(grid, arm), arm, columns))
         series = [s for s in found if s]
         if series:
             ylabel, log = "time per update / time at H = 0", spans_decades(series)
@@ -207,7 +140,7 @@ def overhead_split(grid: Grid) -> Plate:
     """Return milliseconds of one update split into rollout, critic and actor, per environment and arm."""
     panels, left_out, names = [], [], arms(grid)
     for env, arm in itertools.product(envs(grid), names):
-        series, title = split_series(grid, env, arm), f"{env} · {arm_name(arm)}"
+        series, title = split_series(grid, env, arm), f"{env} · {in_words(grid, arm)}"
         if series:
             panels.append(Panel(title, HORIZON, "ms per update", series, "linear", horizon_ticks(series)))
         else:

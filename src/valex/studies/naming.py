@@ -1,0 +1,175 @@
+"""Arms: what the runs of a study are compared as. An arm has a key, the same wherever it is met, and a name for people.
+
+key    sac-mve_td_lambda critic.lam=0.75          the algorithm, then those of its settings that are not its usual ones
+name   TD(λ), λ = 0.75, learned                   rule, what is particular to it, dynamics model
+"""
+
+from collections.abc import Collection
+from functools import lru_cache
+from typing import NamedTuple
+
+from valex.checks import flatten
+from valex.config import PRESETS, algorithm, canonical
+from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig
+
+BASELINE = "sac"
+CE, MVE, AE, AE_LEARNED, RETRACE = "sac-ce", "sac-mve", "sac-ae", "sac-ae_learned", "sac-retrace"
+ARM_NAMES = {  # and the order of arms in a report
+    BASELINE: "SAC (H = 0)",
+    CE: "critic expansion (CE)",
+    MVE: "critic expansion, learned (MVE)",
+    AE: "actor expansion (AE)",
+    AE_LEARNED: "actor expansion, learned (AE)",
+    RETRACE: "Retrace",
+}
+ORACLE_OF = {MVE: CE, AE_LEARNED: AE}  # an arm with a learned model, and what it is with the oracle
+BESIDE_LEARNED = {CE: "critic expansion, oracle (OVE)", AE: "actor expansion, oracle (AE)"}
+TRAINING = (  # settings of a learned model that say how it is trained, not what it is
+    "model.hidden",
+    "model.activation",
+    "model.normalize_targets",
+    "model.lr",
+    "model.batch_size",
+    "model.grad_clip",
+    "model.schedule",
+    "model.steps_per_env_step",
+    "model.train_every",
+    "model.pretrain_steps",
+    "model.max_steps",
+    "model.bootstrap",
+    "model.holdout",
+    "model.patience",
+)
+RULE_NAMES = {
+    "": "critic expansion",
+    "mean": "mean over horizons",
+    "min": "min over horizons",
+    "td_lambda": "TD(λ)",
+    "retrace": "Retrace on the model",
+    "steve": "STEVE",
+}
+INSTEAD = {  # settings that name the rule better than the rule itself
+    "critic.td_k": "TD-k",
+    "critic.max_disagreement": "uncertainty-terminated ({})",
+}
+SETTING_NAMES = {  # "field=value", or "field" with its value filled in
+    "critic.lam": "λ = {}",
+    "critic.critic_agg": "{} of critics",
+    "critic.member_agg": "{} over members",
+    "model.num_models=1": "single model",
+    "model.num_models": "{} members",
+    "model.loss_steps": "{}-step loss",
+    "model.data_limit": "first {} steps only",
+    "model.noise": "noise {}",
+    "model.bias": "bias {}",
+}
+
+
+@lru_cache(maxsize=256)
+def usual(name: str, critic: CriticConfig) -> RunConfig:
+    """Return what an arm need not mention: the preset of its algorithm, or its rule with what goes with it."""
+    if name in PRESETS:
+        return canonical(PRESETS[name])
+    model = ModelConfig(name="ensemble") if learned(name) else ModelConfig()
+    if critic.rule == "steve":
+        expanded = PRESETS["sac-steve"].critic
+    else:
+        expanded = CriticConfig(critic.rule, critic.source, horizon=min(critic.horizon, 1))
+    return canonical(RunConfig(critic=expanded, actor=ActorConfig(horizon=1), model=model))
+
+
+def learned(name: str) -> bool:
+    """Return whether an arm rolls out a learned model."""
+    return "mve" in name.split(" ")[0] or name.split(" ")[0].endswith("_learned")
+
+
+def without_model(key: str) -> str:
+    """Return an arm with the oracle in place of a learned model; any other arm as it is: "sac-mve_min" is "sac-ce_min"."""
+    for ours, theirs in ORACLE_OF.items():
+        if key == ours or key.startswith((f"{ours} ", f"{ours}_")):
+            return theirs + key[len(ours) :]
+    return key
+
+
+def arm(config: RunConfig, shared: Collection[str] = ()) -> str:
+    """Return the key of the arm of a run: "sac-ce critic.particles=8".
+
+    `shared` are settings that every run beside it has in common, as far as it has them at all: they stay unsaid. Without
+    them no two runs that train differently, seed, horizon and what surrounds them apart, have the same key.
+    """
+    config = canonical(config)
+    name = algorithm(config)
+    ours, theirs = dict(flatten(config)), dict(flatten(usual(name, config.critic)))
+    if config.model.num_elites == config.model.num_models:  # all members are used, as usual
+        theirs["model.num_elites"] = config.model.num_elites
+    settings = [n for n in ours if n.startswith(("critic.", "actor.", "model.")) and not n.endswith(".horizon")]
+    said = {n: ours[n] for n in settings if n not in shared and ours[n] != theirs[n]}
+    return " ".join([name, *(f"{n}={_text(value)}" for n, value in said.items())])
+
+
+def _text(value: object) -> str:
+    """Return the value of a setting as it is written on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def shared_training(configs: Collection[RunConfig]) -> frozenset[str]:
+    """Return the settings of TRAINING in which all runs with a learned model agree."""
+    models = [canonical(config).model for config in configs]
+    found = [dict(flatten(model, "model.")) for model in models if model.name == "ensemble"]
+    return frozenset(name for name in TRAINING if len({str(settings[name]) for settings in found}) <= 1)
+
+
+class Words(NamedTuple):
+    """An arm of critic expansion on a model, in words."""
+
+    rule: list[str]  # with what is particular to it
+    model: str
+    particular: list[str]  # to the model
+
+
+def _words(key: str) -> Words | None:
+    """Return the words of an arm of critic expansion; None for any other arm."""
+    base, settings = _split(key)
+    agent, _, rule = base.partition("_")
+    if agent not in (CE, MVE) or rule not in RULE_NAMES:
+        return None
+    noisy = settings.pop("model.name", "") == "noisy_oracle"
+    what = [text.format(settings.pop(n)) for n, text in INSTEAD.items() if n in settings] or [RULE_NAMES[rule]]
+    of_rule = {n: v for n, v in settings.items() if n.startswith("critic.")}
+    of_model = {n: v for n, v in settings.items() if n not in of_rule}
+    model = "noisy oracle" if noisy else "learned" if learned(base) else "oracle"
+    return Words([*what, *_setting_names(of_rule)], model, _setting_names(of_model))
+
+
+def _split(key: str) -> tuple[str, dict[str, str]]:
+    """Return the algorithm of an arm and its settings."""
+    base, *rest = key.split(" ")
+    return base, {field: value for field, _, value in (part.partition("=") for part in rest)}
+
+
+def arm_name(key: str, beside: Collection[str] = ()) -> str:
+    """Return an arm in words; beside a learned model the oracle is named as such."""
+    names = ARM_NAMES | BESIDE_LEARNED if any(map(learned, beside)) else ARM_NAMES
+    base, settings = _split(key)
+    if base in names and "model.name" not in settings and not settings.keys() & INSTEAD.keys():
+        return ", ".join([names[base], *_setting_names(settings)])
+    words = _words(key)
+    if words is None:
+        return key
+    rule = [] if words.model == "noisy oracle" and words.rule == [RULE_NAMES[""]] else words.rule
+    return ", ".join([*rule, words.model, *words.particular])
+
+
+def rule_name(key: str, h: int) -> str:
+    """Return what an arm does at a horizon whatever its model is, in words: "H = 3", "min over horizons", "single model"."""
+    words = _words(key)
+    if words is None:
+        return arm_name(key)
+    plain = words.rule[0] == RULE_NAMES[""]
+    return ", ".join([*words.rule[plain:], *words.particular]) or f"H = {h}"
+
+
+def _setting_names(settings: dict[str, str]) -> list[str]:
+    """Return settings in words, those without words as they are."""
+    texts = {n: SETTING_NAMES.get(f"{n}={v}") or SETTING_NAMES.get(n) for n, v in settings.items()}
+    return [text.format(settings[n]) if text else f"{n}={settings[n]}" for n, text in texts.items()]
