@@ -212,6 +212,19 @@ def test_every_arm_runs_and_stays_finite(arm):
     assert ("model/loss" in metrics) == (model.name == "ensemble")
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_state_keeps_its_types(arm):
+    """A weakly typed leaf would change its type in the first chunk, and the whole program would be compiled twice."""
+    critic, actor, model = ARMS[arm]
+    program = make_program(replace(TINY, critic=critic, actor=actor, model=model))
+    start = jax.eval_shape(program.start, jnp.uint32(0))
+    after = jax.eval_shape(program.chunk, start, jnp.int32(1))[0]
+    weak = [
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_flatten_with_path(start)[0] if leaf.weak_type
+    ]
+    assert not weak and not [leaf for leaf in jax.tree.leaves(after) if leaf.weak_type]
+
+
 def test_a_run_may_train_the_model_alone():
     """utd 0: the agent stays as it starts, the model does not; correlated noise moves further than independent noise."""
     config = replace(PRESETS["model"], agent=TINY.agent, model=replace(LEARNED, hidden=(8,), pretrain_steps=5))

@@ -95,7 +95,7 @@ def init_members(nets: Nets, key: Array, obs_dim: int, config: ModelConfig) -> M
     """Return members with fresh weights and the bounds of the log-variance where they start."""
     net_key, end_key = jax.random.split(key)
     ender = nets.termination.init(end_key) if nets.termination else ()
-    lower, upper = (jnp.full((config.num_models, obs_dim + 1), bound) for bound in LOG_VARIANCE_BOUNDS)
+    lower, upper = (jnp.full((config.num_models, obs_dim + 1), bound, jnp.float32) for bound in LOG_VARIANCE_BOUNDS)
     return Members(nets.dynamics.init(net_key), ender, upper, lower)
 
 

@@ -77,8 +77,8 @@ def smoke() -> list[RunConfig]:
 
 
 def quick() -> list[RunConfig]:
-    """Return the study for two CPU cores: 5 seeds, nets of 2 x 128, 12,000 gradient steps of 48, 100 and 10 episodes of data."""
-    model = ModelConfig("ensemble", hidden=(128, 128), lr=3e-3, batch_size=48, pretrain_steps=12_000)
+    """Return the study for two CPU cores: 5 seeds, nets of 2 x 128, 10,000 gradient steps of 64, 100 and 10 episodes of data."""
+    model = ModelConfig("ensemble", hidden=(128, 128), lr=3e-3, batch_size=64, pretrain_steps=10_000)
     base = fitted(model, 100, 200, DiagnosticsConfig(model_error_steps=100))
     arms = [with_data(base, m, 100) for m in variants(model, (1, 4))]
     return over_seeds([*arms, with_data(base, model, 10)], (1, 2, 3, 4, 5))
