@@ -201,7 +201,18 @@ ARMS = {
 }
 
 
-@pytest.mark.parametrize("arm", ARMS)
+COMPILED = (
+    "td",
+    "ce",
+    "td_lambda",
+    "retrace",
+    "ae",
+    "mve",
+    "mve_steve",
+)  # the others take as long and run with `learning`
+
+
+@pytest.mark.parametrize("arm", [a if a in COMPILED else pytest.param(a, marks=pytest.mark.learning) for a in ARMS])
 def test_every_arm_runs_and_stays_finite(arm):
     critic, actor, model = ARMS[arm]
     lean = replace(TINY.eval, value_bias_states=0, grad_samples=2 if arm.startswith("ae") else 0)
