@@ -20,7 +20,8 @@ def init_mlp(key: jax.Array, sizes: tuple[int, ...]) -> list[tuple[jax.Array, ja
     """Return weights and biases."""
     keys = jax.random.split(key, len(sizes) - 1)
     return [
-        (jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b)) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        (jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b))
+        for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)
     ]
 
 

@@ -26,7 +26,9 @@ def header(title: str) -> None:
         pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = os.getloadavg()[0]
-    print(f"# {title}\n# {cores} cores of {model}, Python {platform.python_version()}, load before the start {load:.2f}")
+    print(
+        f"# {title}\n# {cores} cores of {model}, Python {platform.python_version()}, load before the start {load:.2f}"
+    )
     if load > 0.3:
         print("# WARNING: other work is running here; do not quote these numbers")
 

@@ -167,7 +167,9 @@ def main() -> None:
     workers: dict[str, Worker] = {}
     for name, python in (("valex", sys.executable), ("torch", args.torch_python), ("matmul", sys.executable)):
         try:
-            workers[name] = Worker(python, __file__, ["--role", name, *["--fused"] * args.fused], {"JAX_PLATFORMS": "cpu"})
+            workers[name] = Worker(
+                python, __file__, ["--role", name, *["--fused"] * args.fused], {"JAX_PLATFORMS": "cpu"}
+            )
             print(f"# {TITLES[name]}: {workers[name].about['version']}")
         except (RuntimeError, OSError) as error:
             print(f"# {TITLES[name]} is MISSING in {python}: {error}")

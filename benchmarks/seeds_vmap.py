@@ -66,7 +66,11 @@ def measure(hidden: tuple[int, ...], seeds: int, steps: int, rounds: int) -> Non
             w.answer()
         return time.perf_counter() - begin
 
-    one, many, workers = "one seed, all cores", f"{seeds} seeds vmapped, all cores", f"{len(cores)} workers, a core each"
+    one, many, workers = (
+        "one seed, all cores",
+        f"{seeds} seeds vmapped, all cores",
+        f"{len(cores)} workers, a core each",
+    )
     contestants = {one: lambda: single.seconds(steps), many: lambda: vmapped.seconds(steps) / seeds}
     times = interleave(contestants | {workers: lambda: together() / len(cores)}, rounds)
     for w in (single, vmapped, *pool):

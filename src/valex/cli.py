@@ -114,7 +114,8 @@ def train(arguments: list[str]) -> int:
     """valex train PRESET."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: valex train PRESET [--field value ...]\n")
-        print("\n".join(f"  {name:12} {PRESET_SUMMARIES[name]}" for name in PRESETS))
+        width = max(map(len, PRESETS))
+        print("\n".join(f"  {name:{width}}  {PRESET_SUMMARIES[name]}" for name in PRESETS))
         print("\nvalex train PRESET --help explains every field")
         return 0 if arguments else 2
     preset, rest = arguments[0], arguments[1:]
@@ -166,7 +167,8 @@ def study(arguments: list[str]) -> int:
     """valex study NAME."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: valex study NAME [--preset smoke|quick|paper] [--out DIR] [--workers N] [--dry-run]\n")
-        print("\n".join(f"  {name:12} {entry.summary}" for name, entry in STUDIES.items()))
+        width = max(map(len, STUDIES))
+        print("\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in STUDIES.items()))
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     if name not in STUDIES:

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from valex import store
-from valex.config import algorithm, canonical, horizon, run_id
+from valex.config import canonical, horizon, run_id
 from valex.diagnostics.overhead import median_seconds
 from valex.diagnostics.targets import visited_transitions
 from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape
 from valex.replay import num_bytes
 from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig, TrainConfig, needs_model
+from valex.studies.naming import arm, arm_name, shared_training
 from valex.train import Parts, collect, empty_replay, make_parts
 
 # of an update: policy and critics on one more stored row (claim T9a of the quick study: 2.4 updates at H = 5)
@@ -153,14 +154,17 @@ def readable(seconds: float) -> str:
 def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
     """Print one line per cell with its seeds and estimated time, and the total over the workers of this machine."""
     cells: dict[tuple, list[RunConfig]] = {}
+    shared = shared_training(configs)
     for group in groups(configs, vmap_seeds=False):
         config = group[0]
-        cells.setdefault((config.env.name, algorithm(config), horizon(config), shape(config)), []).append(config)
+        cells.setdefault((config.env.name, arm(config, shared), horizon(config), shape(config)), []).append(config)
     shapes: dict[tuple, Costs | str] = {}
     total, unknown = 0.0, 0
-    print(f"{'environment':18} {'algorithm':12} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
-    for (env, name, h, _), runs in cells.items():
-        config = runs[0]
+    names = {key: arm_name(key, {other for _, other, *_ in cells}) for _, key, *_ in cells}
+    width = max(map(len, names.values()))
+    print(f"{'environment':18} {'arm':{width}} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
+    for (env, key, h, _), runs in cells.items():
+        config, name = runs[0], f"{names[key]:{width}}"
         kind = (config.env, config.agent, cost_of(config), config.train.batch_size, config.train.num_envs)
         if kind not in shapes:
             print(f"measuring {env} ...", file=sys.stderr, flush=True)
@@ -174,11 +178,11 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
         )
         if isinstance(measured, str):
             unknown += len(runs) - done
-            print(f"{env:18} {name:12} {h:3d} {len(runs):5d} {done:8d} {'unknown':>10}  {measured}")
+            print(f"{env:18} {name} {h:3d} {len(runs):5d} {done:8d} {'unknown':>10}  {measured}")
             continue
         seconds = run_seconds(config, measured)
         total += seconds * (len(runs) - done)
-        print(f"{env:18} {name:12} {h:3d} {len(runs):5d} {done:8d} {readable(seconds):>10}")
+        print(f"{env:18} {name} {h:3d} {len(runs):5d} {done:8d} {readable(seconds):>10}")
     count = sum(map(len, cells.values()))
     spread = processes(workers)
     rest = f"; {unknown} runs could not be measured" if unknown else ""

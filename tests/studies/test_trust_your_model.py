@@ -13,7 +13,7 @@ from synthetic import World
 from valex.checks import check
 from valex.config import horizon, run_id
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
-from valex.studies.cells import make_grid
+from valex.studies.cells import arms, make_grid
 from valex.studies.horizon import PAPER_HORIZONS, quick_base
 from valex.studies.horizon import quick_learned as horizon_learned
 from valex.studies.judge import judge
@@ -76,6 +76,13 @@ def test_the_dial_is_found_in_the_order_of_its_sizes():
     assert dials["bias"] == ["sac-ce", *(f"sac-ce model.name=noisy_oracle model.bias={x}" for x in BIAS)]
     assert dials["data"] == [*(f"sac-mve model.data_limit={n}" for n in (512, 2000)), "sac-mve"]
     assert dial_arms(make_grid([synthetic.run(World(), horizon_learned()[0])]), "pendulum") == (0, {})
+
+
+def test_arms_stand_in_the_order_of_their_numbers():
+    found = arms(world_grid(seeds=(1,)))
+    noise, data = ([name for name in found if mark in name] for mark in ("model.noise=", "model.data_limit="))
+    assert found[:2] == ["sac-ce", "sac-mve"]
+    assert noise == ORDER[1:] and data == [f"sac-mve model.data_limit={n}" for n in (512, 2000)]
 
 
 def test_model_errors_are_those_measured_as_rollouts_go():

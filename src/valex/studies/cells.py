@@ -4,6 +4,7 @@ An arm is an algorithm with its settings other than the horizon (naming.py); H =
 arm. Runs in one environment are compared only if they agree in everything but seed, arm and horizon.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
@@ -85,10 +86,18 @@ def envs(grid: Grid) -> list[str]:
     return list(dict.fromkeys(env for env, _, _ in grid.cells))
 
 
+def by_numbers(name: str) -> list[tuple[str, float]]:
+    """Return what sorts "noise=0.3" before "noise=1.0" and "2000 steps" behind "512 steps"."""
+    return [(text, float(number or 0)) for text, number in re.findall(r"(\D*)(\d*\.?\d*)", name)]
+
+
 def arms(grid: Grid, env: str | None = None) -> list[str]:
-    """Return the arms of one or all environments, known ones first; the baseline only if there is nothing else."""
-    found = list(dict.fromkeys(a for e, a, _ in grid.cells if env in (None, e)))
-    ordered = [a for a in ARM_NAMES if a in found] + [a for a in found if a not in ARM_NAMES]
+    """Return the arms of one or all environments, known ones first, the others by name and by the numbers in it.
+
+    The baseline is there only if there is nothing else.
+    """
+    found = dict.fromkeys(a for e, a, _ in grid.cells if env in (None, e))
+    ordered = [a for a in ARM_NAMES if a in found] + sorted((a for a in found if a not in ARM_NAMES), key=by_numbers)
     return [a for a in ordered if a != BASELINE] or ordered
 
 
