@@ -1,11 +1,13 @@
 """What the README says is true: its library lines run, its files exist, its tables list what is registered."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from valex import tables
+from valex.cli import main
 from valex.config import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -37,3 +39,15 @@ def test_tables_list_what_is_registered(row):
 
 def test_presets_are_named():
     assert all(f"`{name}`" in README for name in PRESETS)
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    valex (.*?)(?:  +#.*)?$", README, re.MULTILINE))
+def test_commands_are_understood(line, tmp_path, monkeypatch, capsys):
+    """Every `valex ...` line as printed, without training: `train` and `study` plan only."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line)
+    if words[0] == "report":
+        assert main(words) == 2 and "runs/horizon-quick is not a folder" in capsys.readouterr().err
+        return
+    more = [w for w in ("--dry-run", "--json") if w not in words] if words[0] in ("train", "study") else []
+    assert main(words + more * ("--help" not in words)) == 0, capsys.readouterr().err

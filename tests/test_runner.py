@@ -327,7 +327,7 @@ def test_a_finished_member_of_a_group_is_left_alone(pair, tmp_path):
 
 def test_a_model_that_diverges_is_named_with_its_remedy(tmp_path):
     """The run fails in one line, its store stays readable, the other runs of a grid go on."""
-    model = ModelConfig("ensemble", num_models=2, num_elites=2, hidden=(8,), lr=1e38, pretrain_steps=4, batch_size=16)
+    model = ModelConfig("ensemble", num_models=2, hidden=(8,), lr=1e38, pretrain_steps=4, batch_size=16)
     config = replace(TINY, critic=CriticConfig("h_step", "model", 1), model=model)
     assert runner.run([config], tmp_path) == "failed"
     found = store.read_run(tmp_path / run_id(config))

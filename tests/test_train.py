@@ -168,7 +168,7 @@ def test_monte_carlo_steps():
         assert gamma**steps < 1e-3 * (1 + 1e-9) and gamma ** (steps - 1) >= 1e-3
 
 
-LEARNED = ModelConfig("ensemble", num_models=3, num_elites=3, hidden=(32, 32), pretrain_steps=200, batch_size=64)
+LEARNED = ModelConfig("ensemble", num_models=3, hidden=(32, 32), pretrain_steps=200, batch_size=64)
 
 
 class Arm(NamedTuple):

@@ -231,11 +231,12 @@ def _check_model(config: RunConfig) -> None:
         return
     if not model.hidden:
         raise ConfigError("model.hidden: () is empty; give one or more widths, each at least 1")
-    if model.num_elites > model.num_models:
+    elites = model.num_models if model.num_elites is None else model.num_elites
+    if elites > model.num_models:
         raise ConfigError(
-            f"model.num_elites: {model.num_elites} elites of model.num_models {model.num_models}; lower it"
+            f"model.num_elites: {elites} elites of model.num_models {model.num_models}; lower it, or leave it out"
         )
-    if model.num_elites < model.num_models and model.holdout == 0:
+    if elites < model.num_models and model.holdout == 0:
         raise ConfigError("model.num_elites: elites are chosen on held out steps; set model.holdout above 0")
     if model.step_weights and (len(model.step_weights) != model.loss_steps or not any(model.step_weights)):
         raise ConfigError(

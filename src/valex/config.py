@@ -63,7 +63,8 @@ def canonical(config: RunConfig) -> RunConfig:
 def _canonical_model(model: ModelConfig) -> ModelConfig:
     """Return the settings of a dynamics model without those of the others."""
     if model.name == "ensemble":
-        return replace(model, noise=0.0, bias=0.0)
+        elites = None if model.num_elites == model.num_models else model.num_elites
+        return replace(model, noise=0.0, bias=0.0, num_elites=elites)
     if model.name == "noisy_oracle":
         return ModelConfig(name=model.name, noise=model.noise, bias=model.bias)
     return ModelConfig(name=model.name)

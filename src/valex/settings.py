@@ -114,8 +114,8 @@ class ModelConfig:
     """Dynamics model, one of `valex list models`."""
     num_models: int = 5
     """N, members of the ensemble (>= 1); 1 is a single model."""
-    num_elites: int = 5
-    """Members that rollouts use (1 to num_models), those with the smallest hold-out loss; fewer than all need a holdout."""
+    num_elites: int | None = None
+    """Members that rollouts use (1 to num_models), those with the smallest hold-out loss, which need a holdout; None: all."""
     hidden: tuple[int, ...] = (256, 256, 256, 256)
     """Width of each hidden layer of a member (units)."""
     activation: Activation = "relu"

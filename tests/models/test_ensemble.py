@@ -14,7 +14,7 @@ from valex.models.termination import learned_termination, termination_loss
 from valex.settings import ModelConfig
 from valex.types import Transition
 
-SMALL = ModelConfig("ensemble", num_models=3, num_elites=3, hidden=(32, 32), lr=3e-3, batch_size=64, pretrain_steps=600)
+SMALL = ModelConfig("ensemble", num_models=3, hidden=(32, 32), lr=3e-3, batch_size=64, pretrain_steps=600)
 FIELDS = ("obs", "action")
 
 
@@ -39,7 +39,7 @@ def errors(model, params, seed=7):
     [
         {},
         {"deterministic": True},
-        {"deterministic": True, "num_models": 1, "num_elites": 1},
+        {"deterministic": True, "num_models": 1},
         {"loss_steps": 4},
         {"loss_steps": 4, "cut_gradient": True, "step_weights": (1.0, 0.5, 0.25, 0.0)},
         {"normalize_targets": False},
@@ -184,7 +184,7 @@ def test_windows_never_cross_the_end_of_an_episode():
 
 def test_the_multi_step_loss_is_the_one_written_out():
     """Two members, k = 3, by hand: predictions fed back, weights per step, rows beyond an end left out."""
-    config = replace(SMALL, num_models=2, num_elites=2, loss_steps=3, step_weights=(1.0, 2.0, 3.0), deterministic=True)
+    config = replace(SMALL, num_models=2, loss_steps=3, step_weights=(1.0, 2.0, 3.0), deterministic=True)
     model = make_ensemble(make_linear(), config)
     steps = rows(count=400)
     params = model.observe(model.init(jax.random.key(0)), steps)

@@ -17,7 +17,7 @@ from valex.types import Transition
 SETTINGS = {
     "oracle": ModelConfig(),
     "noisy_oracle": ModelConfig("noisy_oracle", noise=0.1, bias=0.05),
-    "ensemble": ModelConfig("ensemble", hidden=(8,), num_models=3, num_elites=3, pretrain_steps=2, batch_size=8),
+    "ensemble": ModelConfig("ensemble", hidden=(8,), num_models=3, pretrain_steps=2, batch_size=8),
 }
 NATIVE = ("pendulum", "cartpole", "ball")
 

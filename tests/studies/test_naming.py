@@ -46,7 +46,7 @@ def test_how_a_learned_model_is_trained_is_said_only_where_runs_differ_in_it():
 
 
 def test_all_members_being_used_needs_no_word():
-    assert arm(with_model(MVE, num_models=1, num_elites=1), TRAINING) == "sac-mve model.num_models=1"
+    assert arm(with_model(MVE, num_models=1), TRAINING) == "sac-mve model.num_models=1"
     assert arm(with_model(MVE, num_elites=3, holdout=0.1), TRAINING) == "sac-mve model.num_elites=3"
 
 
@@ -59,7 +59,7 @@ NAMES = [
     (with_critic(MVE, rule="steve", critic_agg="mean", member_agg="mean"), "STEVE, learned", "STEVE"),
     (with_critic(MVE, max_disagreement=0.3), "uncertainty-terminated (0.3), learned", "uncertainty-terminated (0.3)"),
     (with_critic(MVE, td_k=True), "TD-k, learned", "TD-k"),
-    (with_model(MVE, num_models=1, num_elites=1), "critic expansion, learned (MVE), single model", "single model"),
+    (with_model(MVE, num_models=1), "critic expansion, learned (MVE), single model", "single model"),
     (with_model(MVE, loss_steps=4), "critic expansion, learned (MVE), 4-step loss", "4-step loss"),
     (
         with_model(MVE, data_limit=512),

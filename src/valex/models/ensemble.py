@@ -87,6 +87,7 @@ def propagate(say: Callable, params: Ensemble, x: tuple[Array, Array], slot: Arr
 def make_ensemble(env: Env, config: ModelConfig) -> Model:
     """Build the learned model of `env`. Raises ValueError naming the field that does not fit the environment."""
     spec, num = env.spec, config.num_models
+    num_elites = num if config.num_elites is None else config.num_elites
     if spec.num_actions:
         raise ValueError(
             f"model.name: the ensemble needs continuous actions, {spec.name} has {spec.num_actions} discrete ones"
@@ -106,7 +107,7 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
             opt=jax.vmap(tx.init)(members),
             inputs=normalize.init(dim),
             targets=normalize.init(dim + 1),
-            elites=jnp.arange(config.num_elites, dtype=jnp.int32),
+            elites=jnp.arange(num_elites, dtype=jnp.int32),
             salt=jax.random.bits(salt_key),
             credit=jnp.zeros(()),
             pending=jnp.full((), -1, jnp.int32),
@@ -209,7 +210,7 @@ def make_update(nets: Nets, tx: optax.GradientTransformation, units: Callable, c
             mse = jax.lax.cond(
                 trained, lambda: holdout_mse(done.members, data, check_key), lambda: jnp.zeros(config.num_models)
             )
-            best = jnp.argsort(mse)[: config.num_elites].astype(jnp.int32)
+            best = jnp.argsort(mse)[: len(elites)].astype(jnp.int32)
             elites, now["model/holdout_mse"] = jnp.where(trained, best, elites), mse
         metrics = {name: jnp.where(trained, jnp.mean(x), params.metrics[name]) for name, x in now.items()}
         metrics["model/grad_steps"] = done.steps.astype(jnp.float32)

@@ -53,7 +53,7 @@ def on_oracle(base: RunConfig, arms: Arms) -> list[RunConfig]:
 def on_ensemble(base: RunConfig, arms: Arms) -> list[RunConfig]:
     """Return arms with the learned model of `base`, or with a single net or a longer loss where that is the arm."""
     models = {
-        SINGLE: replace(base.model, num_models=1, num_elites=1),
+        SINGLE: replace(base.model, num_models=1),
         MULTI_STEP: replace(base.model, loss_steps=LOSS_STEPS),
     }
     return [

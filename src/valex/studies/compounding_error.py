@@ -52,7 +52,7 @@ def fitted(model: ModelConfig, episodes: int, length: int, diagnostics: Diagnost
 
 def variants(model: ModelConfig, loss_steps: Iterable[int]) -> list[ModelConfig]:
     """Return the ensemble with each loss, then the single deterministic net with the one-step loss."""
-    single = replace(model, num_models=1, num_elites=1, deterministic=True)
+    single = replace(model, num_models=1, deterministic=True)
     return [replace(model, loss_steps=k) for k in loss_steps] + [single]
 
 
@@ -70,7 +70,7 @@ def over_seeds(configs: Iterable[RunConfig], seeds: Iterable[int]) -> list[RunCo
 
 def smoke() -> list[RunConfig]:
     """Return the least that passes through every part: 2 seeds, 300 gradient steps, 20 model steps. Settles no claim."""
-    model = ModelConfig("ensemble", num_models=2, num_elites=2, hidden=(32, 32), batch_size=64, pretrain_steps=300)
+    model = ModelConfig("ensemble", num_models=2, hidden=(32, 32), batch_size=64, pretrain_steps=300)
     base = fitted(model, 40, 50, DiagnosticsConfig(model_error_steps=20, model_error_starts=8))
     arms = [with_data(base, m, 40) for m in variants(model, (1, 4))]
     return over_seeds([*arms, with_data(base, model, 10)], (1, 2))

@@ -100,8 +100,6 @@ def arm(config: RunConfig, shared: Collection[str] = ()) -> str:
     config = canonical(config)
     name = algorithm(config)
     ours, theirs = dict(flatten(config)), dict(flatten(usual(name, config.critic)))
-    if config.model.num_elites == config.model.num_models:  # all members are used, as usual
-        theirs["model.num_elites"] = config.model.num_elites
     settings = [n for n in ours if n.startswith(("critic.", "actor.", "model.")) and not n.endswith(".horizon")]
     said = {n: ours[n] for n in settings if n not in shared and ours[n] != theirs[n]}
     return " ".join([name, *(f"{n}={_text(value)}" for n, value in said.items())])
