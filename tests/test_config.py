@@ -131,6 +131,7 @@ TOGETHER = {
     "no weight": (mve(loss_steps=2, step_weights=(0.0, 0.0)), "model.step_weights: .*not all 0"),
     "small batch": (mve(loss_steps=8, batch_size=4), "model.batch_size: 4 .*8 steps"),
     "patience": (mve(patience=3), "model.patience: .*model.holdout"),
+    "long windows": (mve(holdout=0.1, loss_steps=33), "model.loss_steps: .*model.holdout"),
     "short phases": (mve(patience=3, holdout=0.1, pretrain_steps=10), "model.patience: .*train_every"),
     "overwritten": (
         replace(mve(data_limit=500), train=TrainConfig(replay_capacity=1000)),

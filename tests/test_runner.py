@@ -339,6 +339,21 @@ def test_a_model_that_diverges_is_named_with_its_remedy(tmp_path):
     )
 
 
+def test_a_learned_model_goes_on_where_it_stopped(tmp_path):
+    """Nets, optimiser, statistics, elites, what is held out and the gradient steps still due: the same bytes after a stop."""
+    model = ModelConfig(
+        "ensemble", num_models=3, num_elites=2, hidden=(8,), batch_size=16, pretrain_steps=100, holdout=0.4,
+        bootstrap="poisson", steps_per_env_step=0.3, train_every=7,
+    )  # fmt: skip
+    config = replace(TINY, critic=CriticConfig("h_step", "model", 2), model=model)
+    config = replace(config, train=replace(TINY.train, replay_capacity=240))
+    alone = train(config, tmp_path / "alone")
+    assert len(set(store.read_run(alone).metrics["model/holdout_mse"])) > 2, "the model goes on learning"
+    assert metrics(train(replace(config, seed=1), tmp_path / "other")) != metrics(alone)
+    train(config, tmp_path, after(2))
+    assert metrics(train(config, tmp_path)) == metrics(alone)
+
+
 def test_a_run_that_has_begun_is_not_begun_anew_for_a_new_seed(tmp_path):
     path = interrupted(tmp_path)
     begun = metrics(path)

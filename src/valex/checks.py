@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from valex.settings import (
+    HOLDOUT_BLOCK,
     HOLDOUT_CHECK_EVERY,
     Activation,
     CriticAgg,
@@ -255,6 +256,11 @@ def _check_model_data(config: RunConfig) -> None:
     model, train = config.model, config.train
     if model.patience and model.holdout == 0:
         raise ConfigError("model.patience: early stopping needs held out steps; set model.holdout above 0")
+    if model.holdout and model.loss_steps > HOLDOUT_BLOCK:
+        raise ConfigError(
+            f"model.loss_steps: windows of {model.loss_steps} do not fit into the held out blocks of {HOLDOUT_BLOCK} steps; "
+            "lower it or set model.holdout 0"
+        )
     phase = max(model.pretrain_steps, model.steps_per_env_step * max(model.train_every, train.num_envs))
     if model.patience and model.schedule == "rate" and phase < HOLDOUT_CHECK_EVERY:
         raise ConfigError(

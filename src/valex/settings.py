@@ -17,6 +17,9 @@ Schedule = Literal["rate", "released"]
 Resampling = Literal["shared", "own", "poisson"]
 WarmupNoise = Literal["uniform", "ou"]
 
+HOLDOUT_BLOCK = (
+    32  # consecutive stored steps of one environment that are held out of the dynamics model's training together
+)
 HOLDOUT_CHECK_EVERY = 100  # gradient steps of the dynamics model between hold-out checks of early stopping
 
 

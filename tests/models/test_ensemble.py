@@ -232,6 +232,33 @@ def test_what_is_held_out_is_never_trained_on():
     assert not np.array_equal(trained.members.upper, clean.members.upper)
 
 
+@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.5])
+def test_little_data_has_some_held_out_too(share, num_envs):
+    """The share is met over many blocks, and of 1.7 / share blocks in a row there is always one."""
+    slots = jnp.arange(32 * 4000)
+    for salt in np.random.default_rng(0).integers(0, 2**32, 5, dtype=np.uint32):
+        kept = np.asarray(fitting.held_out(jnp.uint32(salt), slots, num_envs, share))
+        blocks = kept.reshape(-1, 32, num_envs)
+        assert np.all(blocks == blocks[:, :1])
+        np.testing.assert_allclose(kept.mean(), share, atol=0.002)
+        gaps = np.diff(np.flatnonzero(np.concatenate([[True], blocks[:, 0].reshape(-1), [True]])))
+        assert gaps.max() <= np.ceil(1.7 / share)
+
+
+def test_elites_and_patience_wait_until_something_is_held_out():
+    """30 stored steps are less than a block: no check counts, and the phase goes on to its end."""
+    config = replace(SMALL, num_elites=2, holdout=0.1, patience=1, pretrain_steps=400)
+    model, steps = make_ensemble(make_linear(), config), rows(count=30)
+    params = model.observe(model.init(jax.random.key(0)), steps)
+    params = params._replace(salt=jnp.uint32(2**31), elites=jnp.array([2, 1], jnp.int32))
+    assert not np.any(fitting.held_out(params.salt, jnp.arange(30), 1, 0.1))
+    after, metrics = jax.jit(model.update)(params, jax.random.key(1), ring_of(steps))
+    assert metrics["model/grad_steps"] == 400 and metrics["model/holdout_mse"] == 0
+    np.testing.assert_array_equal(after.elites, [2, 1])
+    assert not np.array_equal(after.members.upper, params.members.upper)
+
+
 def test_a_data_limit_keeps_to_the_first_steps():
     config, steps = replace(SMALL, data_limit=300, pretrain_steps=60, loss_steps=2), rows(count=1000)
     model = make_ensemble(make_linear(), config)

@@ -206,13 +206,13 @@ def make_update(nets: Nets, tx: optax.GradientTransformation, units: Callable, c
         done = fit(params.members, params.opt, data, fit_key, n)
         trained, elites = n > 0, params.elites
         now = {"model/loss": done.loss, "model/mse": done.mse, "model/grad_norm": done.grad_norm}
-        if config.holdout > 0:
-            mse = jax.lax.cond(
-                trained, lambda: holdout_mse(done.members, data, check_key), lambda: jnp.zeros(config.num_models)
-            )
-            best = jnp.argsort(mse)[: len(elites)].astype(jnp.int32)
-            elites, now["model/holdout_mse"] = jnp.where(trained, best, elites), mse
         metrics = {name: jnp.where(trained, jnp.mean(x), params.metrics[name]) for name, x in now.items()}
+        if config.holdout > 0:
+            unjudged = jnp.full(config.num_models, jnp.inf)
+            mse = jax.lax.cond(trained, lambda: holdout_mse(done.members, data, check_key), lambda: unjudged)
+            judged, last = jnp.any(jnp.isfinite(mse)), params.metrics["model/holdout_mse"]
+            elites = jnp.where(judged, jnp.argsort(mse)[: len(elites)].astype(jnp.int32), elites)
+            metrics["model/holdout_mse"] = jnp.where(judged, jnp.mean(mse), last)
         metrics["model/grad_steps"] = done.steps.astype(jnp.float32)
         new = params._replace(
             members=done.members, opt=done.opt, elites=elites, credit=credit, pending=pending, metrics=metrics

@@ -18,7 +18,7 @@ from valex import replay as replays
 from valex.losses import gradient_norm
 from valex.models.termination import termination_loss
 from valex.networks import Network, stacked_mlps
-from valex.settings import HOLDOUT_CHECK_EVERY, ModelConfig
+from valex.settings import HOLDOUT_BLOCK, HOLDOUT_CHECK_EVERY, ModelConfig
 from valex.types import Array, PyTree, Transition
 
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # where the learned bounds start, in squared units of the prediction
@@ -26,7 +26,7 @@ BOUNDS_WEIGHT = 0.01  # of sum(upper - lower) in the loss, pulls the bounds of t
 RELEASED_EPOCHS = 200  # of pre-training, in the released schedule
 CHECK_WINDOWS = 2048  # stored windows in a hold-out check, of which the held out ones count
 CHECK_GAIN = 0.01  # share by which the hold-out error has to fall to count as a gain
-HOLDOUT_BLOCK = 32  # consecutive rows that are held out together
+GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: multiples of it fill [0, 2^32) evenly
 POISSON_CDF = (0.36787944, 0.73575888, 0.91969860, 0.98101184, 0.99634015, 0.99940582)  # P(count <= 0..5), mean 1
 
 
@@ -165,9 +165,12 @@ def member_losses(
 
 
 def held_out(salt: Array, slots: Array, num_envs: int, share: float) -> Array:
-    """Return whether stored steps belong to the hold-out set: blocks of 32 rows of one environment, a `share` of them."""
+    """Return whether stored steps belong to the hold-out set: blocks of 32 rows of one environment, a `share` of them.
+
+    The blocks lie evenly, so that little data has some held out too: of 1.7 / share blocks in a row there is always one.
+    """
     block = (slots // num_envs // HOLDOUT_BLOCK) * num_envs + slots % num_envs
-    return mix(block.astype(jnp.uint32) ^ salt) < share
+    return block.astype(jnp.uint32) * jnp.uint32(GOLDEN) + salt < jnp.uint32(share * 2.0**32)
 
 
 def draw(replay: replays.Replay, key: Array, salt: Array, config: ModelConfig) -> Observed:
@@ -228,12 +231,14 @@ def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) 
     """Build (fit, holdout_mse).
 
     fit(members, opt, data, key, n) -> Fit after up to n gradient steps on data = (replay, units, salt); n is traced.
-    holdout_mse(members, data, key) -> [N] mean squared one-step error on what is held out.
+    holdout_mse(members, data, key) -> [N] mean squared one-step error on what is held out, inf as long as nothing is.
     """
 
     def holdout_mse(members: Members, data: tuple, key: Array) -> Array:
         replay, units, salt = data
-        return member_losses(nets, members, draw_held_out(replay, key, salt, config), units, config)[1]
+        seen = draw_held_out(replay, key, salt, config)
+        mse = member_losses(nets, members, seen, units, config)[1]
+        return jnp.where(jnp.sum(seen.weight[:, 0], axis=-1) > 0.0, mse, jnp.inf)
 
     def gradient_step(state: Fit, data: tuple, key: Array) -> Fit:
         replay, units, salt = data
@@ -257,7 +262,7 @@ def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) 
         gained = mse < (1.0 - CHECK_GAIN) * state.best_mse
         keep = lambda new, old: jnp.where(gained.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
         best = jax.tree.map(keep, state.members, state.best)
-        stale = jnp.where(jnp.any(gained), 0, state.stale + 1)
+        stale = jnp.where(jnp.any(gained), 0, state.stale + jnp.any(jnp.isfinite(mse)))
         return state._replace(best=best, best_mse=jnp.where(gained, mse, state.best_mse), stale=stale)
 
     def fit(members: Members, opt: optax.OptState, data: tuple, key: Array, n: Array) -> Fit:
