@@ -141,7 +141,7 @@ def horizon_used(grid: Grid) -> Plate:
     kinds = (
         Kind("horizon used", "model steps", partial(late_mean, key="target/horizon")),
         Kind("model use", "share of weight on h > 0", partial(late_mean, key="target/model_use")),
-        Kind("gap", "mean over horizons − target (return)", partial(late_mean, key="target/gap"), 0.0),
+        Kind("gap", "mean − target (return)", partial(late_mean, key="target/gap"), 0.0),
     )
     return by_rule(grid, kinds, "Means over the second half of training, of rules that choose a horizon row by row. ")
 
