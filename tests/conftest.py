@@ -1,6 +1,7 @@
 """One thread for XLA, as `valex train` gives small nets, and one folder for compiled programs, shared by all processes."""
 
 import os
+import sys
 
 import pytest
 
@@ -17,3 +18,11 @@ def compile_cache(tmp_path_factory):
     os.environ["VALEX_CACHE_DIR"] = str(shared / "compile-cache")
     yield
     del os.environ["VALEX_CACHE_DIR"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Free what a module compiled: by the end of the suite a process would hold five gigabytes of programs."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
