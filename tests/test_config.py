@@ -131,6 +131,29 @@ TOGETHER = {
     "no weight": (mve(loss_steps=2, step_weights=(0.0, 0.0)), "model.step_weights: .*not all 0"),
     "small batch": (mve(loss_steps=8, batch_size=4), "model.batch_size: 4 .*8 steps"),
     "patience": (mve(patience=3), "model.patience: .*model.holdout"),
+    "nothing held out": (mve(holdout=0.1, data_limit=100), "model.data_limit: .*raise it to 416"),
+    "nothing held out at first": (mve(holdout=0.05), "train.warmup_steps: .*raise it to 1088"),
+    "an oracle that learns": (mve(name="oracle", num_models=7), "model.num_models: oracle learns nothing"),
+    "one member disagrees": (
+        replace(mve(num_models=1), critic=CriticConfig("h_step", "model", 2, max_disagreement=0.1)),
+        "critic.max_disagreement: .*raise model.num_models",
+    ),
+    "an oracle disagrees": (
+        replace(RunConfig(), critic=CriticConfig("h_step", "model", 2, max_disagreement=0.1)),
+        "critic.max_disagreement: .*set model.name ensemble",
+    ),
+    "members of an oracle": (
+        replace(RunConfig(), critic=CriticConfig("h_step", "model", 2, member_agg="min")),
+        "critic.member_agg: .*set model.name ensemble",
+    ),
+    "td_k with steve": (
+        replace(mve(), critic=CriticConfig("steve", "model", 2, critic_agg="mean", member_agg="mean", td_k=True)),
+        "critic.td_k: .*another rule",
+    ),
+    "no model to measure": (
+        replace(RunConfig(), diagnostics=DiagnosticsConfig(model_error_steps=5)),
+        "diagnostics.model_error_steps: .*critic.source model",
+    ),
     "long windows": (mve(holdout=0.1, loss_steps=33), "model.loss_steps: .*model.holdout"),
     "short phases": (mve(patience=3, holdout=0.1, pretrain_steps=10), "model.patience: .*train_every"),
     "overwritten": (

@@ -43,7 +43,7 @@ def test_kills_at_random_moments_change_nothing(whole, tmp_path):
         time.sleep(rng.uniform(0.0, 0.03))
         process.kill()
         assert finish(process).code == -signal.SIGKILL
-        assert status(path)["state"] == "running" and lines(path) < 99
+        assert status(path)["state"] == "running" and lines(path) < 149
     assert finish(tiny.start(*command(tmp_path))).code == 0
     assert metrics(path) == whole[0] and status(path)["state"] == "finished"
 
@@ -61,12 +61,16 @@ def test_workers_die_with_their_parent_and_the_command_goes_on(whole, tmp_path):
     os.killpg(process.pid, signal.SIGTERM)
     stopped = finish(process)
     assert stopped.code == 75 and "Traceback" not in stopped.err, stopped.err
-    reached = [store.checkpoint_steps(path)[0] for path in paths]
-    assert all(status(path)["state"] == "interrupted" for path in paths) and max(reached) < 4_000
+    reached, total = [status(path)["env_steps"] for path in paths], LONG.train.env_steps
+    for path, steps in zip(paths, reached, strict=True):  # on a busy machine one may be through before the other begins
+        assert status(path)["state"] == ("finished" if steps == total else "interrupted")
+        assert steps == total or store.checkpoint_steps(path)[0] == steps
+    assert min(reached) < total
     assert all(store.read_json(path / "meta.json")["threads"] == 1 for path in paths)
 
     process = tiny.start(*command(tmp_path, *seeds))
-    wait_until(lambda: all(store.checkpoint_steps(p)[0] > r for p, r in zip(paths, reached, strict=True)), process)
+    newest = lambda path: max(store.checkpoint_steps(path), default=total)  # noqa: E731
+    wait_until(lambda: all(newest(p) > r or r == total for p, r in zip(paths, reached, strict=True)), process)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 5.0

@@ -9,6 +9,7 @@ import pytest
 from valex import tables
 from valex.cli import main
 from valex.config import PRESETS
+from valex.device import THREADS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,6 +23,16 @@ def test_the_library_lines_run():
     assert int(names["state"].critic_opt[0].count) == 1
     assert float(names["metrics"]["eval/episode_return"]) < 0.0
     assert int(names["run"].iterations) == 100
+
+
+def test_the_lines_on_learned_models_run():
+    names: dict = {}
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)[0]
+    exec(compile(code, "adding.md", "exec"), names)
+    truth = names["steps"].next_obs[:5]
+    assert names["said"].obs.shape == (5, 5, 3) and names["out"].obs.shape == truth.shape
+    assert float(abs(names["said"].obs - truth).max()) < 0.3 and names["spread"].shape == (5,)
+    assert len(names["error"]["steps"]) == 10
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
@@ -45,6 +56,7 @@ def test_presets_are_named():
 def test_commands_are_understood(line, tmp_path, monkeypatch, capsys):
     """Every `valex ...` line as printed, without training: `train` and `study` plan only."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(THREADS, "1")  # and as it was afterwards: wide nets ask for all cores
     words = shlex.split(line)
     if words[0] == "report":
         assert main(words) == 2 and "runs/horizon-quick is not a folder" in capsys.readouterr().err

@@ -346,7 +346,7 @@ def test_a_learned_model_goes_on_where_it_stopped(tmp_path):
         bootstrap="poisson", steps_per_env_step=0.3, train_every=7,
     )  # fmt: skip
     config = replace(TINY, critic=CriticConfig("h_step", "model", 2), model=model)
-    config = replace(config, train=replace(TINY.train, replay_capacity=240))
+    config = replace(config, train=replace(TINY.train, replay_capacity=240, warmup_steps=120))
     alone = train(config, tmp_path / "alone")
     assert len(set(store.read_run(alone).metrics["model/holdout_mse"])) > 2, "the model goes on learning"
     assert metrics(train(replace(config, seed=1), tmp_path / "other")) != metrics(alone)
@@ -391,6 +391,27 @@ def test_the_error_of_a_run_is_kept_in_its_status(whole, tmp_path, monkeypatch):
     assert status(path)["env_steps"] == 200
     train(TINY, tmp_path)
     assert metrics(path) == metrics(whole)
+
+
+def test_what_a_finished_run_lacks_is_measured_on_its_agent(tmp_path):
+    """The same command with diagnostics that were not asked for before: trained once, and the same numbers as at its end."""
+    model = ModelConfig("ensemble", num_models=2, hidden=(8,), batch_size=16, pretrain_steps=10)
+    config = replace(TINY, critic=CriticConfig("h_step", "model", 1), model=model)
+    asked = DiagnosticsConfig(model_error_steps=3, model_error_starts=4)
+    full = replace(config, diagnostics=asked)
+    at_once = train(full, tmp_path / "at once")
+    later = train(config, tmp_path / "later")
+    assert not (later / "diagnostics.json").exists()
+    trained = (later / "metrics.jsonl").stat().st_mtime_ns
+    train(full, tmp_path / "later")
+    assert (later / "metrics.jsonl").stat().st_mtime_ns == trained
+    for name in ("diagnostics.json", "config.json", "metrics.jsonl"):
+        assert (later / name).read_bytes() == (at_once / name).read_bytes(), name
+    written = (later / "diagnostics.json").stat().st_mtime_ns
+    train(config, tmp_path / "later")  # asking for less takes nothing away, asking again does nothing
+    train(full, tmp_path / "later")
+    assert (later / "diagnostics.json").stat().st_mtime_ns == written
+    assert store.unmeasured(later, replace(asked, model_error_starts=5)) is not None
 
 
 def test_final_diagnostics_are_those_of_the_run(whole, tmp_path, monkeypatch):

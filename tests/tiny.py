@@ -29,7 +29,7 @@ TINY = RunConfig(  # evaluations at 80, 120, 160, 200, 240; the replay wraps
     eval=EvalConfig(every=40, episodes=2, value_bias_states=0, grad_samples=0),
     store=StoreConfig(checkpoint_every=1),
 )
-LONG = replace(TINY, train=replace(TINY.train, env_steps=4_000))  # seconds, so that a signal can hit it
+LONG = replace(TINY, train=replace(TINY.train, env_steps=6_000))  # seconds, so that a signal can hit it
 TRACES = {"count": 0}
 
 

@@ -10,12 +10,14 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from valex.settings import (
+    GOLDEN,
     HOLDOUT_BLOCK,
     HOLDOUT_CHECK_EVERY,
     Activation,
     CriticAgg,
     Estimator,
     MemberAgg,
+    ModelConfig,
     Propagation,
     Resampling,
     RunConfig,
@@ -215,6 +217,10 @@ def _check_expansion(config: RunConfig) -> None:
             "critic.member_agg: steve weighs members by their spread; set --critic.member_agg mean "
             "(and --critic.source model, --critic.critic_agg mean)"
         )
+    if critic.td_k and critic.rule == "steve":
+        raise ConfigError(
+            "critic.td_k: trains on one rollout, rule steve compares many; take another rule or leave td_k out"
+        )
     if critic.td_k and (critic.member_agg != "sample" or critic.particles > 1):
         raise ConfigError("critic.td_k: trains on one rollout; set critic.member_agg sample and critic.particles 1")
     if critic.target_min is not None and critic.target_max is not None and critic.target_min >= critic.target_max:
@@ -228,7 +234,12 @@ def _check_model(config: RunConfig) -> None:
         raise ConfigError("train.utd: 0 trains the dynamics model alone; set model.name ensemble")
     if model.name != "noisy_oracle" and (model.noise or model.bias):
         raise ConfigError("model.noise: noise and bias are those of an oracle; set model.name noisy_oracle")
+    _check_members(config)
     if model.name != "ensemble":
+        learned = dict(flatten(ModelConfig(name=model.name, noise=model.noise, bias=model.bias)))
+        for name, value in flatten(model):
+            if value != learned[name]:
+                raise ConfigError(f"model.{name}: {model.name} learns nothing; set model.name ensemble")
         return
     if not model.hidden:
         raise ConfigError("model.hidden: () is empty; give one or more widths, each at least 1")
@@ -251,11 +262,30 @@ def _check_model(config: RunConfig) -> None:
     _check_model_data(config)
 
 
+def _check_members(config: RunConfig) -> None:
+    """Raise ConfigError where a target compares members of a model that has one."""
+    critic, model = config.critic, config.model
+    if model.name == "ensemble" and model.num_models > 1:
+        return
+    remedy = "raise model.num_models" if model.name == "ensemble" else "set model.name ensemble"
+    if critic.max_disagreement is not None:
+        raise ConfigError(f"critic.max_disagreement: one member cannot disagree; {remedy}")
+    if critic.member_agg != "sample" and critic.rule != "steve":  # steve has the critics to compare
+        raise ConfigError(f"critic.member_agg: there is one member to aggregate over; {remedy}")
+
+
 def _check_model_data(config: RunConfig) -> None:
     """Raise ConfigError where the model lacks the stored steps that it is to learn from or be judged on."""
     model, train = config.model, config.train
     if model.patience and model.holdout == 0:
         raise ConfigError("model.patience: early stopping needs held out steps; set model.holdout above 0")
+    first = min(train.warmup_steps, model.data_limit or train.warmup_steps)
+    if model.holdout and (least := holdout_steps(model.holdout, train.num_envs)) > first:
+        name = "train.warmup_steps" if first == train.warmup_steps else "model.data_limit"
+        raise ConfigError(
+            f"{name}: of {first} steps none may be held out, in blocks of {HOLDOUT_BLOCK}; raise it to {least}, "
+            "raise model.holdout or set it to 0"
+        )
     if model.holdout and model.loss_steps > HOLDOUT_BLOCK:
         raise ConfigError(
             f"model.loss_steps: windows of {model.loss_steps} do not fit into the held out blocks of {HOLDOUT_BLOCK} steps; "
@@ -276,6 +306,17 @@ def _check_model_data(config: RunConfig) -> None:
             f"model.data_limit: {model.data_limit} holds no window of {model.loss_steps} steps in each of "
             f"{train.num_envs} environments"
         )
+
+
+def holdout_steps(share: float, num_envs: int) -> int:
+    """Return how many stored steps certainly have a block held out: with fewer the even lattice of blocks may miss them."""
+    count, places = 1, [0.0]
+    while True:
+        gaps = [b - a for a, b in zip(places, [*places[1:], 1.0], strict=True)]
+        if max(gaps) <= share:
+            return -(-count // num_envs) * num_envs * HOLDOUT_BLOCK
+        places = sorted([*places, count * GOLDEN % 1.0])
+        count += 1
 
 
 def _check_loop(config: RunConfig) -> None:
@@ -302,6 +343,10 @@ def _check_loop(config: RunConfig) -> None:
         )
     if every % train.num_envs:
         raise ConfigError(f"eval.every: {every} must be a multiple of train.num_envs {train.num_envs}")
+    if config.diagnostics.model_error_steps and not needs_model(config):
+        raise ConfigError(
+            "diagnostics.model_error_steps: there is no dynamics model to measure; set critic.source model and a horizon"
+        )
     for name, steps in (("train.warmup_steps", warmup), ("train.replay_capacity", train.replay_capacity)):
         if steps // train.num_envs < window:
             raise ConfigError(

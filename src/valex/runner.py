@@ -9,7 +9,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -310,6 +310,25 @@ def load_agent(path: Path | str) -> tuple[Parts, TrainState]:
     return parts, restore(_lasting(shapes), store.load_final(path), str(path / "final.safetensors"))
 
 
+def measure_later(config: RunConfig, root: Path) -> bool:
+    """Measure on the agent of a finished run what `config.diagnostics` asks for and it lacks; return whether it did.
+
+    The numbers are those that the run itself would have ended with. Raises StoreError if the run is damaged or in use.
+    """
+    path = root / run_id(config)
+    if not store.unmeasured(path, config.diagnostics):
+        return False
+    with store.locked(path):
+        missing = store.unmeasured(path, config.diagnostics)
+        if missing:
+            lacking, holds = missing
+            measured = final_diagnostics(replace(config, diagnostics=lacking), *load_agent(path))
+            found = store.read_run(path)
+            store.write_json(path / "diagnostics.json", found.diagnostics | measured)
+            store.write_json(path / "config.json", to_dict(replace(found.config, diagnostics=holds)))
+    return True
+
+
 def warn(message: str) -> None:
     """Say on stderr what a user has to know and a run survives."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
@@ -324,12 +343,16 @@ def ended(configs: list[RunConfig], root: Path) -> dict[str, dict]:
 def run(configs: list[RunConfig], root: Path, hooks: Hooks | None = None) -> str:
     """Train configs that differ in their seed only, below `root`. Returns finished, failed or interrupted.
 
-    Runs that ended before are left alone; those with a checkpoint go on together, and so do those without.
+    Runs that ended before are not trained again: the finished ones are measured, if `diagnostics` asks for what they lack.
+    Those with a checkpoint go on together, and so do those without.
     Raises StoreError if another process trains one of them, OSError if the disk cannot be written.
     """
     assert len({traceable(c) for c in configs}) == 1, "a group differs in its seeds only"
     over = ended(configs, root)
     states = {status["state"] for status in over.values()}
+    for config in configs:
+        if over.get(run_id(config), {}).get("state") == FINISHED:
+            measure_later(config, root)
     todo = [c for c in configs if run_id(c) not in over]
     started = {run_id(c): bool(store.checkpoint_steps(root / run_id(c))) for c in todo}
     for wanted in (True, False):

@@ -20,6 +20,7 @@ WarmupNoise = Literal["uniform", "ou"]
 HOLDOUT_BLOCK = (
     32  # consecutive stored steps of one environment that are held out of the dynamics model's training together
 )
+GOLDEN = 0.6180339887498949  # the golden ratio less 1: its multiples modulo 1 fill [0, 1) evenly
 HOLDOUT_CHECK_EVERY = 100  # gradient steps of the dynamics model between hold-out checks of early stopping
 
 
@@ -214,7 +215,7 @@ class DiagnosticsConfig:
     overhead: bool = False
     """Time one update, split into rollout, critic and actor."""
     model_error_steps: int = 0
-    """K, model steps over which the dynamics model's open-loop error is measured on new episodes; 0: not at all."""
+    """K, model steps over which the model's error is measured on new episodes, at most their length; 0: not at all."""
     model_error_starts: int = 64
     """Starts of that measurement, each an own episode (>= 2)."""
 

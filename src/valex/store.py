@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from valex.checks import ConfigError
 from valex.config import from_dict
-from valex.settings import RunConfig
+from valex.settings import DiagnosticsConfig, RunConfig
 
 
 class StoreError(RuntimeError):
@@ -226,18 +227,45 @@ def load_checkpoint(path: Path, env_steps: int) -> dict[str, np.ndarray] | None:
         return None
 
 
-def read_run(path: Path) -> StoredRun:
-    """Read one run directory. Raises StoreError naming a damaged file."""
+def read_config(path: Path) -> RunConfig:
+    """Return the config of a run directory. Raises StoreError if there is none, or one of another version."""
     config = read_json(path / "config.json")
     if not config:
         raise StoreError(f"{path}: no config.json; this is not a run directory")
-    metrics, time = (columns(_rows_said(path / name)) for name in ("metrics.jsonl", "time.jsonl"))
-    diagnostics = read_json(path / "diagnostics.json")
     try:
-        known = from_dict(config)
+        return from_dict(config)
     except ConfigError as error:
         raise StoreError(f"{path / 'config.json'}: {error}") from error
-    return StoredRun(path, known, read_json(path / "status.json"), metrics, time, diagnostics)
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read one run directory. Raises StoreError naming a damaged file."""
+    config = read_config(path)
+    metrics, time = (columns(_rows_said(path / name)) for name in ("metrics.jsonl", "time.jsonl"))
+    diagnostics = read_json(path / "diagnostics.json")
+    return StoredRun(path, config, read_json(path / "status.json"), metrics, time, diagnostics)
+
+
+LATER = {  # diagnostics that can be measured on a finished run: what turns one on, and its settings
+    "target_horizons": ("target_horizons", "target_states", "target_particles"),
+    "model_error_steps": ("model_error_steps", "model_error_starts"),
+}
+
+
+def unmeasured(path: Path, asked: DiagnosticsConfig) -> tuple[DiagnosticsConfig, DiagnosticsConfig] | None:
+    """Return (what of `asked` a finished run lacks, what it will then hold), or None if it lacks nothing.
+
+    The split of an update is left out: it needs the replay, which a finished run has no more. Raises StoreError.
+    """
+    if not any(getattr(asked, name) for name in LATER):
+        return None
+    had = read_config(path).diagnostics
+    lacking, holds = DiagnosticsConfig(), had
+    for name, settings in LATER.items():
+        wanted = {setting: getattr(asked, setting) for setting in settings}
+        if wanted[name] and wanted != {setting: getattr(had, setting) for setting in settings}:
+            lacking, holds = replace(lacking, **wanted), replace(holds, **wanted)
+    return (lacking, holds) if holds != had else None
 
 
 def read_runs(root: Path | str) -> list[StoredRun]:

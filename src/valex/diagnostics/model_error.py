@@ -27,10 +27,10 @@ STILL = 1e-6  # a number whose change in a step has a smaller standard deviation
 
 
 class ErrorStudy(NamedTuple):
-    """What is measured."""
+    """How model error is measured: ErrorStudy(steps=30) follows a model for up to 30 steps from 64 starts in new episodes."""
 
     steps: int  # K, cut to the length of an episode
-    starts: int  # S, each in an episode of its own
+    starts: int = 64  # S, each in an episode of its own
     behaviour: str = "policy"  # of the recorded actions: policy (the agent as it explores), uniform or ou
     gamma: float = 0.99  # discount of the sums of rewards, per control step
 
@@ -221,6 +221,7 @@ def model_error(parts: Parts, state: TrainState, key: Array, study: ErrorStudy) 
     one_step                 from every recorded state: error, R^2 of the next observation and of the change, persistence beside
     predicted_variance, spread   calibration, see `model_statistics`; only where the model has them
     derivatives              relative errors, see `model_derivatives`
+    sigma, by_dim            by number of the observation; NaN (null in JSON) for one that never changes in an episode
     path                     the first start: `start` [obs_dim], `true` [K, obs_dim] and that of each member [N, K, obs_dim]
     A simulator has no opinions: it is followed by its steps, as one member. Raises ValueError without a model.
     The argument that good one-step errors hide bad rollouts is that of Botev's talk (2018).

@@ -90,7 +90,7 @@ def predicted_variance(predicted: np.ndarray, std: np.ndarray, window: Any) -> d
     """Return how well predicted standard deviations [N, K, S, obs_dim] fit the one-step errors.
 
     square        mean of ((s' - mu) / std)^2; 1 is calibrated, above is over-confident, inf where none is predicted
-    within_50/90  share of errors inside the central 50 / 90 % of the predicted normal distribution
+    within_50/90  share of errors inside the central 50 / 90 % of the predicted normal distribution, NaN where none is predicted
     `members` [N] each by itself; `mixture`: mean of the means, and mean of the variances plus variance of the means.
     """
     with np.errstate(invalid="ignore"):
@@ -100,8 +100,9 @@ def predicted_variance(predicted: np.ndarray, std: np.ndarray, window: Any) -> d
         moved = (window.rows.next_obs - mean)[..., window.valid, :][..., np.isfinite(window.sigma)]
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.abs(moved) / spread[..., window.valid, :][..., np.isfinite(window.sigma)]
+        square = np.mean(np.square(z), axis=(-2, -1))
         shares = {f"within_{percent}": np.mean(z < edge, axis=(-2, -1)) for percent, edge in COVERAGE}
-        result[name] = {"square": np.mean(np.square(z), axis=(-2, -1))} | shares
+        result[name] = {"square": square} | {k: np.where(np.isfinite(square), v, np.nan) for k, v in shares.items()}
     return result
 
 

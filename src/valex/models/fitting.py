@@ -18,7 +18,7 @@ from valex import replay as replays
 from valex.losses import gradient_norm
 from valex.models.termination import termination_loss
 from valex.networks import Network, stacked_mlps
-from valex.settings import HOLDOUT_BLOCK, HOLDOUT_CHECK_EVERY, ModelConfig
+from valex.settings import GOLDEN, HOLDOUT_BLOCK, HOLDOUT_CHECK_EVERY, ModelConfig
 from valex.types import Array, PyTree, Transition
 
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # where the learned bounds start, in squared units of the prediction
@@ -26,7 +26,6 @@ BOUNDS_WEIGHT = 0.01  # of sum(upper - lower) in the loss, pulls the bounds of t
 RELEASED_EPOCHS = 200  # of pre-training, in the released schedule
 CHECK_WINDOWS = 2048  # stored windows in a hold-out check, of which the held out ones count
 CHECK_GAIN = 0.01  # share by which the hold-out error has to fall to count as a gain
-GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: multiples of it fill [0, 2^32) evenly
 POISSON_CDF = (0.36787944, 0.73575888, 0.91969860, 0.98101184, 0.99634015, 0.99940582)  # P(count <= 0..5), mean 1
 
 
@@ -170,7 +169,7 @@ def held_out(salt: Array, slots: Array, num_envs: int, share: float) -> Array:
     The blocks lie evenly, so that little data has some held out too: of 1.7 / share blocks in a row there is always one.
     """
     block = (slots // num_envs // HOLDOUT_BLOCK) * num_envs + slots % num_envs
-    return block.astype(jnp.uint32) * jnp.uint32(GOLDEN) + salt < jnp.uint32(share * 2.0**32)
+    return block.astype(jnp.uint32) * jnp.uint32(GOLDEN * 2.0**32) + salt < jnp.uint32(share * 2.0**32)
 
 
 def draw(replay: replays.Replay, key: Array, salt: Array, config: ModelConfig) -> Observed:

@@ -194,7 +194,8 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     for k, series in enumerate(panel.series):
         if panel.log_y:
             hidden += int(np.sum(~(series.y > 0)))
-        draw_series(axes, series, 4.0 * (k - (len(panel.series) - 1) / 2), rows)
+        aside = 0.0 if panel.x_scale == "log" else 4.0 * (k - (len(panel.series) - 1) / 2)  # a measured x is not moved
+        draw_series(axes, series, aside, rows)
     set_scales(axes, panel)
     axes.set_title(panel.title, pad=6.0 + (NOTE_LINE * (panel.note.count("\n") + 1) if panel.note else 0.0))
     if panel.note:

@@ -83,8 +83,9 @@ CLAIMS = (
 )  # fmt: skip
 
 REMARKS = (
-    f"All comparisons of rules are at H = {COMBINED}; on the harder tasks ({', '.join(HARDER)}) the learned model is worse, see "
-    "the study's docstring for the measurement. The talk names no horizon, no ensemble size and no task of its own.",
+    f"All comparisons of rules are at H = {COMBINED}; on the harder tasks ({', '.join(HARDER)}) the learned model is worse: "
+    "after 4,500 control steps that of the quick preset explains 74 % of the variance of the changes on ball, 99.97 % on "
+    "pendulum. The talk names no horizon, no ensemble size and no task of its own.",
     "Uncertainty-terminated rollouts stop where the members of the ensemble disagree; the oracle has no members, so there it is "
     "the plain H-step target and is not run. STEVE bootstraps with the mean of the critics, all other arms with their minimum; "
     "SAC with the mean of its critics shows what that alone does.",
