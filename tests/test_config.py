@@ -299,6 +299,13 @@ def test_all_presets_meet_at_horizon_zero():
     assert len({run_id(config) for config in at_zero.values()}) == 1
 
 
+def test_settings_of_a_model_that_it_does_not_read_make_no_new_run():
+    assert run_id(mve(num_elites=5)) == run_id(mve()) != run_id(mve(num_elites=4))
+    assert run_id(mve(noise=0.1)) == run_id(mve())
+    assert run_id(mve(schedule="released", train_every=7, max_steps=3)) == run_id(mve(schedule="released"))
+    assert run_id(mve(train_every=7)) != run_id(mve())
+
+
 def test_canonical_drops_only_what_has_no_effect():
     ce = PRESETS["sac-ce"]
     assert run_id(put(ce, "critic.lam", 0.3)) == run_id(ce), "h_step reads no lambda"

@@ -60,11 +60,17 @@ def canonical(config: RunConfig) -> RunConfig:
     return replace(config, model=_canonical_model(config.model) if needs_model(config) else ModelConfig())
 
 
+CADENCE = {  # what the schedule `released` does not read, at its default
+    name: getattr(ModelConfig(), name) for name in ("steps_per_env_step", "train_every", "pretrain_steps", "max_steps")
+}
+
+
 def _canonical_model(model: ModelConfig) -> ModelConfig:
     """Return the settings of a dynamics model without those of the others."""
     if model.name == "ensemble":
         elites = None if model.num_elites == model.num_models else model.num_elites
-        return replace(model, noise=0.0, bias=0.0, num_elites=elites)
+        model = replace(model, noise=0.0, bias=0.0, num_elites=elites)
+        return replace(model, **CADENCE) if model.schedule == "released" else model
     if model.name == "noisy_oracle":
         return ModelConfig(name=model.name, noise=model.noise, bias=model.bias)
     return ModelConfig(name=model.name)

@@ -47,7 +47,7 @@ def study_of(root: Path, runs: Sequence[StoredRun] = ()) -> Study:
 
 def most_declared(study: Study, runs: Sequence[StoredRun]) -> tuple[str, int, int]:
     """Return (preset, runs it declares of those present, runs it still lacks) of the preset that declares most of them."""
-    present = {run.path.name for run in runs}
+    present = {run_id(run.config) for run in runs}
     declared = {name: {run_id(config) for config in preset()} for name, preset in study.presets.items()}
     best = max(declared, key=lambda name: len(declared[name] & present))
     return best, len(declared[best] & present), len(declared[best] - present)
