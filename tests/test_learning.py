@@ -45,11 +45,15 @@ def test_probe(probe, arm):
             np.testing.assert_allclose(sample.action[0, 0], known.best_action(float(obs[0, 0])), atol=0.15)
 
 
-TOO_SLOW = pytest.mark.xfail(
-    strict=True, reason="sac-ce at its default horizon: one of three seeds ended at -530, mean -269"
-)
+TOO_SLOW = {  # H = 3 on returns far from 0 (docs/results/reward_offset.md): one of three seeds does not get there in time
+    "sac-ce": "oracle, H = 3: one of three seeds ended at -530, mean -269",
+    "sac-mve": "learned model, H = 3: one of three seeds ended at -604, mean -298",
+}
 ACTING = [name for name, config in PRESETS.items() if config.train.utd]
-SWING_UPS = [pytest.param(p, 0.0, marks=TOO_SLOW if p == "sac-ce" else ()) for p in ACTING] + [(p, 8.0) for p in ACTING]
+SWING_UPS = [(preset, 8.0) for preset in ACTING]
+for preset in ACTING:
+    slow = pytest.mark.xfail(strict=True, reason=TOO_SLOW.get(preset, ""))
+    SWING_UPS.append(pytest.param(preset, 0.0, marks=slow if preset in TOO_SLOW else ()))
 
 
 @pytest.mark.parametrize(("preset", "offset"), SWING_UPS)
