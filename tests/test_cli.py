@@ -15,8 +15,8 @@ from tiny import TINY, valex, words
 
 from valex import __version__, cli, store, tables
 from valex.arguments import RunOptions, StudyCommand, TrainCommand, UsageError, normalize_arguments, parse
-from valex.checks import _CHOICES, _RANGES, TYPES, flatten
 from valex.config import PRESETS, run_id
+from valex.fields import CHOICES, RANGES, TYPES, flatten
 from valex.settings import RunConfig
 
 
@@ -123,9 +123,9 @@ def spell(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-@pytest.mark.parametrize("name", _RANGES)
+@pytest.mark.parametrize("name", RANGES)
 def test_a_number_outside_its_range_is_one_line(name):
-    low, high, low_in, _ = _RANGES[name]
+    low, high, low_in, _ = RANGES[name]
     value = -1 if low == 0 else low - 1 if low_in else low
     if name == "agent.target_entropy_per_dim":
         value = "inf"
@@ -133,10 +133,10 @@ def test_a_number_outside_its_range_is_one_line(name):
     assert line.startswith(f"valex: {name}: ") and f"{low}, {high}" in line
 
 
-@pytest.mark.parametrize("name", _CHOICES)
+@pytest.mark.parametrize("name", CHOICES)
 def test_an_unknown_name_is_one_line(name):
     line = refused("train", "sac", f"--{name}", "foo")
-    assert name in line and "foo" in line and all(choice in line for choice in _CHOICES[name])
+    assert name in line and "foo" in line and all(choice in line for choice in CHOICES[name])
 
 
 @pytest.mark.parametrize("name", [n for n, hint in TYPES.items() if hint is not str and n != "env.backend"])

@@ -15,8 +15,9 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from valex.checks import _CHOICES, _RANGES, TYPES, ConfigError, check, flatten
+from valex.checks import check
 from valex.config import PRESETS, algorithm, canonical, config_hash, from_dict, horizon, run_id, to_dict
+from valex.fields import CHOICES, RANGES, TYPES, ConfigError, flatten
 from valex.settings import (
     ActorConfig,
     CriticConfig,
@@ -52,16 +53,16 @@ def test_presets_can_run(preset):
 
 
 def test_every_number_has_a_range_and_every_name_a_table():
-    assert set(NUMERIC) == set(_RANGES)
+    assert set(NUMERIC) == set(RANGES)
     texts = {n for n, hint in TYPES.items() if get_origin(hint) is not tuple and n not in NUMERIC and hint is not bool}
-    assert texts - {"env.backend"} == set(_CHOICES)  # which backends there are, the environment knows
+    assert texts - {"env.backend"} == set(CHOICES)  # which backends there are, the environment knows
     assert set(TYPES) == set(dict(flatten(RunConfig())))
 
 
 @pytest.mark.parametrize("name", NUMERIC)
 def test_the_range_that_a_field_documents_is_enforced(name):
     text = tiny.documentation()[name]
-    low, high, low_in, high_in = _RANGES[name]
+    low, high, low_in, high_in = RANGES[name]
     if found := re.search(r"\((>=?) (\d+)", text):
         assert (low, low_in) == (int(found[2]), found[1] == ">="), text
     if found := re.search(r"in ([\[(])(\d+), (\d+)([\])])", text):
@@ -71,17 +72,17 @@ def test_the_range_that_a_field_documents_is_enforced(name):
 
 
 def outside(name: str) -> list:
-    low, high, low_in, high_in = _RANGES[name]
+    low, high, low_in, high_in = RANGES[name]
     step = 1 if "int" in str(TYPES[name]) else 1e-6
     values = [low - step if low_in else low, high + step if high_in else high]
     return [v for v in values if step != 1 or math.isfinite(v)]
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, v) for name in _RANGES for v in outside(name)])
+@pytest.mark.parametrize(("name", "value"), [(name, v) for name in RANGES for v in outside(name)])
 def test_a_number_outside_its_range_is_refused(name, value):
     wrong = (value,) if get_origin(TYPES[name]) is tuple else value
     said = error(put(RunConfig(), name, wrong))
-    low, high, *_ = _RANGES[name]
+    low, high, *_ = RANGES[name]
     assert said.startswith(f"{name}: ") and f"{low}, {high}" in said and str(value) in said
 
 
@@ -93,11 +94,11 @@ def test_a_value_of_another_type_is_refused(name, value):
     assert error(put(RunConfig(), name, value)).startswith(f"{name}: ")
 
 
-@pytest.mark.parametrize("name", _CHOICES)
+@pytest.mark.parametrize("name", CHOICES)
 @pytest.mark.parametrize("value", ["foo", None, 3])
 def test_a_name_that_is_in_no_table_is_refused(name, value):
     said = error(put(RunConfig(), name, value))
-    assert said.startswith(f"{name}: {value!r}") and (value != "foo" or _CHOICES[name][-1] in said)
+    assert said.startswith(f"{name}: {value!r}") and (value != "foo" or CHOICES[name][-1] in said)
 
 
 def mve(**changes) -> RunConfig:
@@ -203,12 +204,12 @@ def test_fields_that_do_not_go_together_are_refused(case):
 
 def leaves(name: str) -> st.SearchStrategy:
     """Values that a field may hold."""
-    if name in _CHOICES:
-        return st.sampled_from(_CHOICES[name])
+    if name in CHOICES:
+        return st.sampled_from(CHOICES[name])
     hint = TYPES[name]
-    if name not in _RANGES:
+    if name not in RANGES:
         return st.booleans() if hint is bool else st.one_of(st.none(), st.text(max_size=5))
-    low, high, low_in, high_in = _RANGES[name]
+    low, high, low_in, high_in = RANGES[name]
     if "float" in str(hint):
         numbers = st.floats(
             low, high, exclude_min=not low_in, exclude_max=not high_in, allow_nan=False, allow_infinity=False

@@ -14,8 +14,8 @@ import tiny
 from tiny import LONG, TINY, finish, lines, metrics, status, wait_until, words
 
 from valex import device, launch, runner, store
-from valex.checks import ConfigError
 from valex.config import run_id
+from valex.fields import ConfigError
 from valex.settings import DiagnosticsConfig, StoreConfig
 
 OPTIONS = launch.LaunchOptions(workers=1)

@@ -16,6 +16,8 @@ LAYERS = [
     ("train", "evaluate", "diagnostics"),
     (
         "checks",
+        "fields",
+        "finished",
         "config",
         "store",
         "runner",

@@ -17,7 +17,7 @@ import pytest
 import tiny
 from tiny import TINY, metrics, status, train
 
-from valex import runner, store, tables
+from valex import finished, runner, store, tables
 from valex.config import run_id
 from valex.settings import CriticConfig, DiagnosticsConfig, EnvConfig, ModelConfig, StoreConfig
 from valex.train import make_program
@@ -192,7 +192,7 @@ def test_the_cadence_of_checkpoints(tmp_path):
 
 def test_what_stays_of_a_finished_run(whole, tmp_path):
     """The agent, ready to act, and nothing of the replay; checkpoints go only after the run is marked finished."""
-    parts, state = runner.load_agent(whole)
+    parts, state = finished.load_agent(whole)
     assert checkpoints(whole) == [] and state.replay == () and int(state.iterations) == 200
     program = make_program(TINY)
     ended, *_ = program.chunk(program.start(jnp.uint32(TINY.seed)), jnp.int32(200))
@@ -203,10 +203,10 @@ def test_what_stays_of_a_finished_run(whole, tmp_path):
     file = path / "final.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(store.StoreError, match="final.safetensors: damaged"):
-        runner.load_agent(path)
+        finished.load_agent(path)
     file.unlink()
     with pytest.raises(store.StoreError, match="has not finished"):
-        runner.load_agent(path)
+        finished.load_agent(path)
 
 
 def test_a_finished_run_is_not_run_again(whole, tmp_path):

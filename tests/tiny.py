@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from valex import device, runner, settings
-from valex.checks import flatten
 from valex.cli import main
 from valex.config import run_id
 from valex.envs.classic import make_pendulum
+from valex.fields import flatten
 from valex.settings import EnvConfig, EvalConfig, RunConfig, SACConfig, StoreConfig, TrainConfig
 
 TINY = RunConfig(  # evaluations at 80, 120, 160, 200, 240; the replay wraps

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from valex.checks import TYPES, flatten
+from valex.fields import TYPES, flatten
 from valex.settings import RunConfig
 
 Device = Literal["auto", "cpu", "cuda"]

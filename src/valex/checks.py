@@ -1,179 +1,16 @@
-"""What a whole-run config may hold: types, ranges, tables, and what goes together; one clear line where it does not.
-
-Imports no jax.
-"""
+"""What goes together in a whole-run config; one clear line where it does not. Imports no jax."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from valex.settings import (
-    GOLDEN,
-    HOLDOUT_BLOCK,
-    HOLDOUT_CHECK_EVERY,
-    Activation,
-    CriticAgg,
-    Estimator,
-    MemberAgg,
-    ModelConfig,
-    Propagation,
-    Resampling,
-    RunConfig,
-    Schedule,
-    Source,
-    Termination,
-    WarmupNoise,
-    needs_model,
-)
-from valex.tables import AGENTS, ENVS, MODELS, RULES
-
-
-class ConfigError(ValueError):
-    """A field that cannot be: one line that names the field, the value and what is allowed."""
-
-
-_CHOICES = {
-    "env.name": tuple(ENVS),
-    "agent.name": tuple(AGENTS),
-    "critic.rule": tuple(RULES),
-    "critic.source": get_args(Source),
-    "critic.estimator": get_args(Estimator),
-    "critic.critic_agg": get_args(CriticAgg),
-    "critic.member_agg": get_args(MemberAgg),
-    "actor.estimator": get_args(Estimator),
-    "model.name": tuple(MODELS),
-    "model.activation": get_args(Activation),
-    "model.propagation": get_args(Propagation),
-    "model.termination": get_args(Termination),
-    "model.schedule": get_args(Schedule),
-    "model.bootstrap": get_args(Resampling),
-    "train.warmup_noise": get_args(WarmupNoise),
-}
-
-_RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of each of its numbers
-    "env.action_repeat": (1, 1000, True, True),
-    "env.episode_length": (1, 10**9, True, True),
-    "env.reward_offset": (-math.inf, math.inf, False, False),
-    "agent.hidden": (1, 16_384, True, True),
-    "agent.actor_lr": (0, math.inf, False, False),
-    "agent.critic_lr": (0, math.inf, False, False),
-    "agent.alpha_lr": (0, math.inf, True, False),
-    "agent.init_alpha": (0, math.inf, False, False),
-    "agent.target_entropy_per_dim": (-math.inf, math.inf, False, False),
-    "agent.tau": (0, 1, False, True),
-    "agent.num_critics": (1, 64, True, True),
-    "critic.horizon": (0, 1000, True, True),
-    "critic.lam": (0, 1, True, True),
-    "critic.particles": (1, 4096, True, True),
-    "critic.max_disagreement": (0, math.inf, True, False),
-    "critic.target_min": (-math.inf, math.inf, False, False),
-    "critic.target_max": (-math.inf, math.inf, False, False),
-    "actor.horizon": (0, 1000, True, True),
-    "actor.particles": (1, 4096, True, True),
-    "model.num_models": (1, 64, True, True),
-    "model.num_elites": (1, 64, True, True),
-    "model.hidden": (1, 16_384, True, True),
-    "model.lr": (0, math.inf, False, False),
-    "model.batch_size": (1, 10**6, True, True),
-    "model.grad_clip": (0, math.inf, False, False),
-    "model.steps_per_env_step": (0, 10**4, True, True),
-    "model.train_every": (1, 10**9, True, True),
-    "model.pretrain_steps": (0, 10**7, True, True),
-    "model.max_steps": (1, 10**7, True, True),
-    "model.loss_steps": (1, 1000, True, True),
-    "model.step_weights": (0, math.inf, True, False),
-    "model.holdout": (0, 0.5, True, True),
-    "model.patience": (0, 10**6, True, True),
-    "model.data_limit": (1, 10**12, True, True),
-    "model.noise": (0, math.inf, True, False),
-    "model.bias": (0, math.inf, True, False),
-    "train.env_steps": (1, 10**12, True, True),
-    "train.num_envs": (1, 10**6, True, True),
-    "train.warmup_steps": (1, 10**12, True, True),
-    "train.batch_size": (1, 10**6, True, True),
-    "train.utd": (0, 10**4, True, True),
-    "train.replay_capacity": (1, 10**9, True, True),
-    "eval.every": (1, 10**12, True, True),
-    "eval.episodes": (1, 10**5, True, True),
-    "eval.value_bias_states": (0, 10**5, True, True),
-    "eval.grad_samples": (0, 10**5, True, True),
-    "diagnostics.target_horizons": (0, 1000, True, True),
-    "diagnostics.target_states": (2, 10**6, True, True),
-    "diagnostics.target_particles": (2, 10**5, True, True),
-    "diagnostics.model_error_steps": (0, 10**5, True, True),
-    "diagnostics.model_error_starts": (2, 10**5, True, True),
-    "store.checkpoint_every": (1, 10**9, True, True),
-    "store.keep": (2, 1000, True, True),
-    "store.keep_finished": (0, 1000, True, True),
-    "gamma": (0, 1, True, False),
-    "seed": (0, 2**32 - 1, True, True),
-}
-
-
-def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted field, value) for every leaf field of nested dataclasses."""
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            yield from flatten(value, f"{prefix}{f.name}.")
-        else:
-            yield prefix + f.name, value
-
-
-def field_types(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted field, type) for every leaf field of nested dataclasses."""
-    for name, hint in get_type_hints(cls).items():
-        if is_dataclass(hint):
-            yield from field_types(hint, f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
-        else:
-            yield prefix + name, hint
-
-
-TYPES = dict(field_types())
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Return whether a value is what a field's type says; whole numbers are numbers, true and false are not."""
-    if get_origin(hint) is UnionType:
-        return any(_is_a(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_is_a(item, get_args(hint)[0]) for item in value)
-    if hint in (int, float):
-        return isinstance(value, (int, hint)) and not isinstance(value, bool)
-    return isinstance(value, str if get_origin(hint) is Literal else hint)
-
-
-def _kind(hint: Any) -> str:
-    """Return a field's type in words."""
-    if get_origin(hint) is UnionType:
-        return " or ".join(_kind(option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return "a tuple of whole numbers" if get_args(hint)[0] is int else "a tuple of numbers"
-    return _KINDS.get(hint, "None" if hint is type(None) else "text")
-
-
-def _wrong(field: str, value: Any) -> str | None:
-    """Return what is wrong with the value of one field, or None."""
-    if not _is_a(value, TYPES[field]):
-        return f"{field}: {value!r} is not {_kind(TYPES[field])}"
-    if field in _CHOICES and value not in _CHOICES[field]:
-        return f"{field}: {value!r} is not known; choose one of {', '.join(_CHOICES[field])}"
-    if field not in _RANGES or value is None:
-        return None
-    low, high, low_in, high_in = _RANGES[field]
-    numbers = value if isinstance(value, tuple) else (value,)
-    fit = all((n >= low if low_in else n > low) and (n <= high if high_in else n < high) for n in numbers)
-    allowed = f"{'[' if low_in else '('}{low}, {high}{']' if high_in else ')'}"
-    return None if fit else f"{field}: {value} is outside {allowed}"
+from valex.fields import ConfigError, flatten, wrong_value
+from valex.settings import GOLDEN, HOLDOUT_BLOCK, HOLDOUT_CHECK_EVERY, ModelConfig, RunConfig, needs_model
+from valex.tables import RULES
 
 
 def check(config: RunConfig) -> RunConfig:
     """Return the config if it can run. Raises ConfigError with one line naming the first field that cannot be."""
     for name, value in flatten(config):
-        if wrong := _wrong(name, value):
+        if wrong := wrong_value(name, value):
             raise ConfigError(wrong)
     if not config.agent.hidden:
         raise ConfigError("agent.hidden: () is empty; give one or more widths, each at least 1")
@@ -311,12 +148,13 @@ def _check_model_data(config: RunConfig) -> None:
 def holdout_steps(share: float, num_envs: int) -> int:
     """Return how many stored steps certainly have a block held out: with fewer the even lattice of blocks may miss them."""
     count, places = 1, [0.0]
-    while True:
-        gaps = [b - a for a, b in zip(places, [*places[1:], 1.0], strict=True)]
-        if max(gaps) <= share:
-            return -(-count // num_envs) * num_envs * HOLDOUT_BLOCK
+    while share >= 1e-3 and max(b - a for a, b in zip(places, [*places[1:], 1.0], strict=True)) > share:
         places = sorted([*places, count * GOLDEN % 1.0])
         count += 1
+    count = (
+        count if share >= 1e-3 else math.ceil(1.7 / share)
+    )  # the bound of the lattice, where counting would take long
+    return -(-count // num_envs) * num_envs * HOLDOUT_BLOCK
 
 
 def _check_loop(config: RunConfig) -> None:

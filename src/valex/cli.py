@@ -18,9 +18,10 @@ from typing import Any
 
 from valex import __version__
 from valex.arguments import ReportCommand, RunOptions, StudyCommand, TrainCommand, UsageError, parse
-from valex.checks import ConfigError, check
+from valex.checks import check
 from valex.config import PRESET_SUMMARIES, PRESETS, run_id
 from valex.device import DeviceError
+from valex.fields import ConfigError
 from valex.settings import RunConfig, needs_model
 from valex.sinks import SINKS
 from valex.tables import AGENTS, ENVS, MODELS, RULES, STUDIES, load
@@ -159,7 +160,8 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         words = [row["run"], row.get("state", "")]
         if "state" in row:
             last = row["episode_return"]
-            words.append("no evaluation yet" if last is None else f"final return {last:.1f}")
+            which = "final return" if row["state"] in ("finished", "failed") else "return so far"
+            words.append("no evaluation yet" if last is None else f"{which} {last:.1f}")
         print("  ".join(word for word in words if word))
 
 

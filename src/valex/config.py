@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any, get_type_hints
 
-from valex.checks import ConfigError
+from valex.fields import ConfigError
 from valex.settings import (
     ActorConfig,
     CriticConfig,

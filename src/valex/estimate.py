@@ -159,7 +159,7 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
         config = group[0]
         cells.setdefault((config.env.name, arm(config, shared), horizon(config), shape(config)), []).append(config)
     shapes: dict[tuple, Costs | str] = {}
-    total, unknown = 0.0, 0
+    total, unknown, programs = 0.0, 0, set()
     names = {key: arm_name(key, {other for _, other, *_ in cells}) for _, key, *_ in cells}
     width = max(map(len, names.values()))
     print(f"{'environment':18} {'arm':{width}} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
@@ -180,6 +180,7 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
             unknown += len(runs) - done
             print(f"{env:18} {name} {h:3d} {len(runs):5d} {done:8d} {'unknown':>10}  {measured}")
             continue
+        programs |= {shape(c) for c in runs} if done < len(runs) else set()
         seconds = run_seconds(config, measured)
         total += seconds * (len(runs) - done)
         print(f"{env:18} {name} {h:3d} {len(runs):5d} {done:8d} {readable(seconds):>10}")
@@ -187,6 +188,10 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
     spread = processes(workers)
     rest = f"; {unknown} runs could not be measured" if unknown else ""
     print(f"{count} runs in {root}; about {readable(total / spread)} on {spread} {jax.default_backend()} workers{rest}")
-    print("Without compilation and evaluation; measured one at a time on this machine just now.")
+    print("Without compilation, evaluation and final diagnostics; measured one at a time on this machine just now.")
+    if programs:
+        print(
+            f"programs to compile, unless the cache has them: {len(programs)}, of 5 to 60 s each (learned models longest)"
+        )
     with contextlib.suppress(ValueError):  # said above, with the environment's name
         print(memory_line(configs, workers))

@@ -9,10 +9,9 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +21,13 @@ from valex import store
 from valex.config import run_id, to_dict
 from valex.device import compiling, metadata
 from valex.diagnostics.final import final_diagnostics
+from valex.finished import lasting, measure_later, named_arrays, restore
 from valex.settings import RunConfig
 from valex.sinks import Guarded
 from valex.train import (
-    Parts,
     Program,
     TrainState,
-    make_parts,
     make_program,
-    make_start,
     total_iterations,
     traceable,
     warmup_iterations,
@@ -66,27 +63,6 @@ def compiled(config: RunConfig, seeds: int) -> tuple[Program, Callable, Callable
         state = jax.eval_shape(start, seed)
         compiled_chunk = chunk.lower(state, jax.ShapeDtypeStruct((), jnp.int32)).compile()
     return program, compiled_start, compiled_chunk, time.perf_counter() - begin
-
-
-def named_arrays(state: Any) -> dict[str, Any]:
-    """Return the leaves of a state by their path in the tree."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
-
-
-def restore(template: Any, arrays: dict[str, np.ndarray], where: str = "checkpoint") -> Any:
-    """Rebuild a state shaped like `template`. Raises StoreError, naming `where`, if names, shapes or types differ."""
-    misfit = "this version of valex; delete the run directory to start anew"
-    paths, tree = jax.tree_util.tree_flatten_with_path(template)
-    leaves = []
-    for path, leaf in paths:
-        name = jax.tree_util.keystr(path)
-        value = arrays.get(name)
-        if value is None or value.shape != leaf.shape or value.dtype != leaf.dtype:
-            raise store.StoreError(f"{where}: {name} does not fit {misfit}")
-        leaves.append(jnp.array(value, copy=True))
-    if unknown := set(arrays) - {jax.tree_util.keystr(path) for path, _ in paths}:
-        raise store.StoreError(f"{where}: {min(unknown)} is unknown to {misfit}")
-    return jax.tree_util.tree_unflatten(tree, leaves)
 
 
 def remedy(name: str) -> str:
@@ -286,47 +262,11 @@ class Group:
             measured = final_diagnostics(self.configs[i], program.parts, own)
             if measured:
                 store.write_json(self.paths[i] / "diagnostics.json", measured)
-            store.save_final(self.paths[i], {n: np.asarray(leaf) for n, leaf in named_arrays(_lasting(own)).items()})
+            store.save_final(self.paths[i], {n: np.asarray(leaf) for n, leaf in named_arrays(lasting(own)).items()})
         self._status(FINISHED, self.alive)
         for i in self.alive:  # after the status: a kill in between leaves too much, never too little
             store.forget_after(self.paths[i], self.reached, self.config.store.keep_finished)
         self.tell(FINISHED)
-
-
-def _lasting(state: Any) -> Any:
-    """Return a state without what only further training needs."""
-    return state._replace(replay=(), envs=())
-
-
-def load_agent(path: Path | str) -> tuple[Parts, TrainState]:
-    """Return the components of a finished run and its state: `agent` and `model` as they ended, no replay, no environments.
-
-    Raises StoreError if the run has not finished, was damaged or made by another version.
-    """
-    path = Path(path)
-    config = store.read_run(path).config
-    parts = make_parts(config)
-    shapes = jax.eval_shape(make_start(config, parts), jax.ShapeDtypeStruct((), jnp.uint32))
-    return parts, restore(_lasting(shapes), store.load_final(path), str(path / "final.safetensors"))
-
-
-def measure_later(config: RunConfig, root: Path) -> bool:
-    """Measure on the agent of a finished run what `config.diagnostics` asks for and it lacks; return whether it did.
-
-    The numbers are those that the run itself would have ended with. Raises StoreError if the run is damaged or in use.
-    """
-    path = root / run_id(config)
-    if not store.unmeasured(path, config.diagnostics):
-        return False
-    with store.locked(path):
-        missing = store.unmeasured(path, config.diagnostics)
-        if missing:
-            lacking, holds = missing
-            measured = final_diagnostics(replace(config, diagnostics=lacking), *load_agent(path))
-            found = store.read_run(path)
-            store.write_json(path / "diagnostics.json", found.diagnostics | measured)
-            store.write_json(path / "config.json", to_dict(replace(found.config, diagnostics=holds)))
-    return True
 
 
 def warn(message: str) -> None:

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from valex.checks import ConfigError
 from valex.config import from_dict
+from valex.fields import ConfigError
 from valex.settings import DiagnosticsConfig, RunConfig
 
 

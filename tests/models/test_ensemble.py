@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from linear_system import A, B, make_linear, ring_of, rows
 
+from valex.checks import holdout_steps
 from valex.models import fitting
 from valex.models.ensemble import draw_slots, make_ensemble, steps_due
 from valex.models.termination import learned_termination, termination_loss
@@ -244,6 +245,7 @@ def test_little_data_has_some_held_out_too(share, num_envs):
         np.testing.assert_allclose(kept.mean(), share, atol=0.002)
         gaps = np.diff(np.flatnonzero(np.concatenate([[True], blocks[:, 0].reshape(-1), [True]])))
         assert gaps.max() <= np.ceil(1.7 / share)
+        assert np.any(kept[: holdout_steps(share, num_envs)])
 
 
 def test_elites_and_patience_wait_until_something_is_held_out():

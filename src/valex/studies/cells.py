@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from valex.checks import flatten
 from valex.config import horizon
+from valex.fields import flatten
 from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, ModelConfig, RunConfig, StoreConfig
 from valex.statistics import area_under_curve
 from valex.store import StoredRun

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import NamedTuple
 
-from valex.checks import flatten
 from valex.config import PRESETS, algorithm, canonical
+from valex.fields import flatten
 from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig
 
 BASELINE = "sac"
