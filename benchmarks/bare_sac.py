@@ -56,6 +56,7 @@ def make_update(tx: optax.GradientTransformation, table: tuple[jax.Array, ...]) 
         return optax.apply_updates(params, updates), opt
 
     def update(state: tuple, key: jax.Array) -> tuple:
+        """Move critic, actor, temperature and target once."""
         actor, critic, target, log_alpha, actor_opt, critic_opt, alpha_opt = state
         row_key, next_key, now_key = jax.random.split(key, 3)
         rows = jax.random.randint(row_key, (BATCH,), 0, ROWS)

@@ -11,6 +11,9 @@ import numpy as np
 from valex.config import canonical, horizon, run_id, to_dict
 from valex.settings import RunConfig
 from valex.store import StoredRun
+from valex.studies.base import UNDECIDED, Study, Verdict
+from valex.studies.cells import Grid
+from valex.studies.judge import judge
 from valex.studies.naming import TRAINING, arm
 
 START = -1200.0  # return of an untrained agent
@@ -144,3 +147,15 @@ def save(run: StoredRun) -> None:
     for name, columns in (("metrics", run.metrics), ("time", run.time)):
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         (run.path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def judged(study: Study, claim_id: str, grid: Grid) -> Verdict:
+    """Return the only verdict on a claim of a study."""
+    claim = next(claim for claim in study.claims if claim.id == claim_id)
+    (found,) = judge(claim, grid)
+    return found
+
+
+def undecided_for_few(found: Verdict) -> bool:
+    """Return whether a verdict on four seeds is undecided, and says that they are too few."""
+    return found.verdict == UNDECIDED and found.n == 4 and "5 are needed" in found.reason

@@ -1,6 +1,5 @@
 """Many runs in many processes: signals, kills, two commands on one directory, and what is left afterwards."""
 
-import errno
 import itertools
 import os
 import random
@@ -161,13 +160,6 @@ def test_what_is_finished_is_not_started(tmp_path, monkeypatch):
     summary = launch.launch(PAIR, tmp_path, launch.LaunchOptions(workers=2, progress=told.append))
     assert summary.states == {run_id(PAIR[0]): "finished", run_id(PAIR[1]): "failed"}
     assert summary.exit_code() == 3 and [event["phase"] for event in told] == ["ended", "ended"]
-
-
-def test_known_errors_of_a_run_are_said_without_their_class_and_with_a_remedy():
-    full = launch.explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there/x"), "")
-    assert full == "No space left on device: /there/x; free some space, the same command then goes on from here"
-    assert launch.explained(store.StoreError("x: delete it"), "x: delete it") == "x: delete it"
-    assert launch.explained(KeyError("reward"), "'reward'") == "KeyError: 'reward'"
 
 
 @pytest.mark.parametrize("error", [KeyError("reward"), ValueError("two\nlines"), MemoryError(), RuntimeError("")])

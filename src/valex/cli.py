@@ -231,17 +231,13 @@ def report(arguments: list[str]) -> int:
 
 def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
     """Write the report; return its results table as text and where its page lies."""
-    from valex.report.html import study_of, write_report
-    from valex.store import read_runs
-    from valex.studies.cells import make_grid
-    from valex.studies.results import as_text, results, table_text
+    from valex.report import html
 
-    runs = read_runs(root)
-    if not runs:
-        raise UsageError(f"root: every run in {root} is damaged; delete them and train again")
-    page, grid = write_report(root, out, runs), make_grid(runs)
-    own = study_of(root, runs).table
-    return table_text(own(grid)) if own else as_text(results(grid)), page.resolve()
+    try:
+        text, page = html.make_report(root, out)
+    except html.NoRunsError as error:
+        raise UsageError(f"root: every run in {root} is damaged; delete them and train again") from error
+    return text, page.resolve()
 
 
 def list_table(arguments: list[str]) -> int:
@@ -303,7 +299,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, RuntimeError, ValueError) as error:
         if os.environ.get("VALEX_TRACEBACK"):
             raise
-        print(f"valex: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
+        from valex.store import explained
+
+        print(f"valex: {explained(error)}", file=sys.stderr)
         return 1
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from valex.settings import ActorConfig, CriticConfig
 from valex.tables import RULES, load
-from valex.targets import H_STEP, horizon_metrics, horizon_returns, window_of, window_returns
+from valex.targets import H_STEP, first_target, horizon_metrics, horizon_returns, window_of, window_returns
 from valex.types import Array, Bootstrap, CriticRows, Model, PyTree, ReturnInputs, Transition
 from valex.windows import Rollout, from_model, from_replay, one_critic, real_row, rollout, with_critic_agg
 
@@ -76,6 +76,7 @@ def _imagine_members(
     num_heads = jax.eval_shape(bootstrap.heads, first.obs, first.action).shape[0] if by_head else 1
 
     def of_member(member: Array) -> ReturnInputs:
+        """Roll one member out; with `spread` judge its path by every member's rewards and every critic."""
         own = model.pick(params, member)
         path, window = _imagine(config, gamma, model, bootstrap, key, (first, own))
         if not spread:
@@ -150,6 +151,7 @@ def make_critic_rows(config: CriticConfig, gamma: float, model: Model | None) ->
         return jax.lax.stop_gradient(clipped if (config.target_min, config.target_max) != (None, None) else rows)
 
     def rows(bootstrap: Bootstrap, key: Array, batch: Transition, model_params: PyTree) -> CriticRows:
+        """Return the rows that the critic is regressed on: the stored ones, or with td_k the imagined ones too."""
         chex.assert_rank([batch.reward, batch.terminated], 2)
         bootstrap = with_critic_agg(bootstrap, config.critic_agg)
         first = jax.tree.map(lambda x: x[0], batch)
@@ -170,8 +172,8 @@ def make_critic_rows(config: CriticConfig, gamma: float, model: Model | None) ->
                 window = _imagine(config, gamma, model, bootstrap, key, (first, model_params)).window
             else:
                 window = _imagine_members(config, gamma, model, bootstrap, key, (first, model_params))
-            target = rule.fold(window, config.horizon, config.lam)
             trace = rule.trace(window, config.horizon, config.lam)
+            target = first_target(window, trace)
             return target, horizon_metrics(window, trace, target) if says else {}
 
         target, metrics = _over_particles(particle, key, config.particles)
@@ -200,6 +202,7 @@ def make_actor_objective(config: ActorConfig, gamma: float, model: Model | None)
         return bootstrap.q(first.obs, sample.action) + bootstrap.bonus(sample.log_prob), sample.log_prob
 
     def objective(bootstrap: Bootstrap, key: Array, first: Transition, model_params: PyTree) -> tuple[Array, Array]:
+        """Return J of every row, averaged over particles, and log pi of the first action."""
         chex.assert_rank(first.obs, 2)
 
         def particle(key: Array) -> tuple[Array, Array]:

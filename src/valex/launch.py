@@ -10,7 +10,6 @@ command alone, not from what is left to do, and a run with a checkpoint goes on 
 
 import contextlib
 import ctypes
-import errno
 import multiprocessing as mp
 import os
 import signal
@@ -105,13 +104,6 @@ class Stop:
         return self.signal != 0
 
 
-def explained(error: Exception, why: str) -> str:
-    """Return what went wrong with a run, with the remedy where it is known; the kind of error where its text may be bare."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}: {error.filename}; free some space, the same command then goes on from here"
-    return why if isinstance(error, store.StoreError) else f"{type(error).__name__}: {why}"
-
-
 def run_group(configs: list[RunConfig], root: Path, options: LaunchOptions, stop: Stop) -> dict[str, tuple[str, str]]:
     """Train one group; return run id -> (state, message). An exception becomes the state `error`."""
     from valex import runner, sinks
@@ -125,8 +117,7 @@ def run_group(configs: list[RunConfig], root: Path, options: LaunchOptions, stop
     except Exception as error:  # whatever one run raises, the others go on
         if os.environ.get("VALEX_TRACEBACK"):
             traceback.print_exc()
-        why = str(error).strip().splitlines() or ["no message"]
-        return {name: ("error", explained(error, why[0])) for name in names}
+        return {name: ("error", store.explained(error)) for name in names}
     finally:
         sinks.close_sinks(opened)
     return {name: (status.get("state", "error"), status.get("message", "")) for name, status in statuses.items()}

@@ -10,6 +10,7 @@ checkpoints/       the whole state: <steps>.safetensors with <steps>.json, which
 final.safetensors  agent and dynamics model of a finished run
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,14 @@ import numpy as np
 from valex.config import from_dict
 from valex.fields import ConfigError
 from valex.settings import DiagnosticsConfig, RunConfig
+
+
+def explained(error: Exception) -> str:
+    """Return in one line what went wrong, with the remedy where it is known; the kind of error where its text may be bare."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: {error.filename}; free some space, the same command then goes on from here"
+    why = (str(error).strip().splitlines() or ["no message"])[0]
+    return why if isinstance(error, StoreError) else f"{type(error).__name__}: {why}"
 
 
 class StoreError(RuntimeError):

@@ -59,6 +59,12 @@ def window_returns(x: ReturnInputs, trace: Array) -> Array:
     return backward_return(x.reward, x.discount, x.value, x.q, trace)
 
 
+def first_target(x: ReturnInputs, trace: Array) -> Array:
+    """Return G_0 of windows [T, B] under a trace, or its mean over the samples of windows [T, J, B]; [B]."""
+    target = window_returns(x, trace)[0]
+    return target if target.ndim == 1 else jnp.mean(target, axis=0)
+
+
 def horizon_returns(x: ReturnInputs) -> Array:
     """Return T_h for h = 0..T-1, [T, ..., B]: the H-step target of every horizon that the window holds."""
     return jax.vmap(lambda h: window_returns(x, h_step(x, h))[0])(jnp.arange(x.reward.shape[0]))
@@ -191,9 +197,8 @@ class Rule(NamedTuple):
     reads_spread: bool = False  # the trace depends on their variance over samples: without members it is `mean`
 
     def fold(self, x: ReturnInputs, horizon: Array | int, lam: float = 1.0) -> Array:
-        """Return the target G_0 of windows [T, B], or its mean over the samples of windows [T, J, B]; [B]."""
-        target = window_returns(x, self.trace(x, horizon, lam))[0]
-        return target if target.ndim == 1 else jnp.mean(target, axis=0)
+        """Return the target of windows under this rule's trace, [B]; see `first_target`."""
+        return first_target(x, self.trace(x, horizon, lam))
 
 
 TD = Rule(td, mixes_values=False, off_policy=False, multi_step=False)

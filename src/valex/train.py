@@ -145,6 +145,7 @@ def make_start(config: RunConfig, parts: Parts) -> Callable:
         return (lambda key, obs: distributions.ou_sample(key, z)) if correlated else uniform_actions(env)
 
     def start(seed: Array) -> TrainState:
+        """Return the state before the first update."""
         agent_key, model_key, reset_key = jax.random.split(stream(seed, "init"), 3)
         agent_state = agent.init(agent_key)
         model_params = parts.model.init(model_key) if parts.model else ()
@@ -174,6 +175,7 @@ def make_iteration(config: RunConfig, parts: Parts) -> Callable:
     train, agent = config.train, parts.agent
 
     def iteration(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        """Collect, then train the model, then the agent on what both of them have."""
         key = jax.random.fold_in(stream(state.seed, "train"), state.iterations)
         collect_key, model_key, update_key = jax.random.split(key, 3)
         envs, transition = collect(
@@ -209,6 +211,7 @@ def make_evaluation(config: RunConfig, parts: Parts) -> Callable:
     settings = config.eval
 
     def evaluation(state: TrainState) -> dict[str, Array]:
+        """Measure the agent as it is, from the same starts at every evaluation."""
         starts, bias_key, grad_key = jax.random.split(stream(state.seed, "eval"), 3)
         metrics = evaluate.episode_returns(parts.env, parts.agent, state.agent, starts, settings.episodes)
         if settings.value_bias_states:
@@ -234,6 +237,7 @@ def make_chunk(config: RunConfig, parts: Parts) -> Callable:
     iteration, evaluation = make_iteration(config, parts), make_evaluation(config, parts)
 
     def chunk(state: TrainState, n: Array) -> tuple[TrainState, dict, dict]:
+        """Run n iterations and evaluate; remember for every metric since when it is not finite."""
         names = sorted(jax.eval_shape(iteration, state)[1])
 
         def body(i, carry):

@@ -1,17 +1,14 @@
 """The study combine-horizons on synthetic runs: presets, rows, figures, and every claim to every verdict."""
 
-import sys
 from collections import Counter
 from dataclasses import replace
-from subprocess import run as run_process
 
 import numpy as np
 import pytest
 import synthetic
 from synthetic import World
 
-from valex.checks import check
-from valex.config import horizon, run_id
+from valex.config import horizon
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.cells import arms, horizons, make_grid, scores
 from valex.studies.combine_claims import HARD, MULTI_STEP, SINGLE
@@ -32,17 +29,7 @@ def world_grid(world=None, **which):
 
 
 def verdict(claim_id, world, env=HARD, **which):
-    claim = next(claim for claim in COMBINE_HORIZONS.claims if claim.id == claim_id)
-    found = judge(claim, world_grid(world, env=env, **which))
-    assert len(found) == 1
-    return found[0]
-
-
-@pytest.mark.parametrize("name", COMBINE_HORIZONS.presets)
-def test_every_config_of_every_preset_can_run_and_is_trained_once(name):
-    declared = COMBINE_HORIZONS.presets[name]()
-    assert [check(config) for config in declared] == declared
-    assert len({run_id(config) for config in declared}) == len(declared)
+    return synthetic.judged(COMBINE_HORIZONS, claim_id, world_grid(world, env=env, **which))
 
 
 def test_counts_of_the_grids():
@@ -53,12 +40,6 @@ def test_counts_of_the_grids():
     assert {f"sac-mve{rule}" for rule in ("", "_mean", "_min", "_steve")} | {SINGLE, MULTI_STEP} <= rules
     assert not [name for _, name, _ in cells if "sac-ce" in name and "max_disagreement" in name]
     assert len(paper()) == 5 * (2 + 16 + 22) * 9
-
-
-def test_importing_the_study_does_not_import_jax_or_matplotlib():
-    code = "import sys, valex.studies.combine_horizons; print([m for m in ('jax', 'matplotlib') if m in sys.modules])"
-    done = run_process([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_mean_of_critics_is_an_arm_of_its_own_at_horizon_zero():
@@ -128,8 +109,7 @@ def test_claims_reach_every_verdict(claim, yes, no, open_):
     assert verdict(claim, yes).verdict == SUPPORTED
     assert verdict(claim, no).verdict == NOT_SUPPORTED
     assert verdict(claim, open_).verdict == UNDECIDED
-    few = verdict(claim, yes, seeds=(1, 2, 3, 4))
-    assert few.verdict == UNDECIDED and few.n == 4 and "5 are needed" in few.reason
+    assert synthetic.undecided_for_few(verdict(claim, yes, seeds=(1, 2, 3, 4)))
 
 
 def test_every_claim_has_a_case():

@@ -137,6 +137,7 @@ def both_loops(parts: Parts, agent_state: PyTree, key: Array, rows: Transition) 
     together = lambda a, b: jax.tree.map(lambda x, y: jnp.concatenate([x, y]), a, b)  # noqa: E731
 
     def walk(who: Predictor, sim_states: tuple[PyTree, PyTree]) -> StepOut:
+        """Follow recorded actions in the first half of a batch and the policy in the second, all in one."""
         obs = together(rows.obs[0], rows.obs[0])
 
         def step(carry, x):

@@ -99,6 +99,7 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
     units, say = make_units(config), partial(predict, nets, config=config)
 
     def init(key: Array) -> Ensemble:
+        """Return untrained members that have seen nothing."""
         net_key, salt_key = jax.random.split(key)
         members = init_members(nets, net_key, dim, config)
         names = ("loss", "mse", "grad_norm", "grad_steps") + (("holdout_mse",) if config.holdout > 0 else ())
@@ -128,6 +129,7 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
         return obs, draw_slots(key, params, obs.shape[0]) if config.propagation == "fixed_model" else ()
 
     def step(params: Ensemble, key: Array, model_state: tuple, action: Array) -> tuple[tuple, StepOut]:
+        """Predict one step of every row with the member that propagation gives it, its noise included."""
         (obs, slot), (pick_key, noise_key) = model_state, jax.random.split(key)
         x = normalize.normalize(params.inputs, obs), action
         if config.propagation == "expectation":
@@ -200,6 +202,7 @@ def make_update(nets: Nets, tx: optax.GradientTransformation, units: Callable, c
     fit, holdout_mse = make_fit(nets, tx, config)
 
     def update(params: Ensemble, key: Array, replay: Replay) -> tuple[Ensemble, dict[str, Array]]:
+        """Take the gradient steps that are due, judge members on what is held out, and keep the metrics of the last phase."""
         n, credit, pending = steps_due(params, replay, config)
         data = (replay, (*units(params), params.inputs), params.salt)
         fit_key, check_key = jax.random.split(key)

@@ -240,6 +240,7 @@ def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) 
         return jnp.where(jnp.sum(seen.weight[:, 0], axis=-1) > 0.0, mse, jnp.inf)
 
     def gradient_step(state: Fit, data: tuple, key: Array) -> Fit:
+        """Take one clipped step of every member on its own mini-batch."""
         replay, units, salt = data
         seen = draw(replay, key, salt, config)
 
@@ -265,6 +266,7 @@ def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) 
         return state._replace(best=best, best_mse=jnp.where(gained, mse, state.best_mse), stale=stale)
 
     def fit(members: Members, opt: optax.OptState, data: tuple, key: Array, n: Array) -> Fit:
+        """Run one phase; with patience it may end early, at each member's best hold-out check."""
         early, check_key = config.patience > 0, jax.random.fold_in(key, 2**31 - 1)
         zeros = jnp.zeros(config.num_models)
         best_mse = jnp.full(config.num_models, jnp.inf)

@@ -85,6 +85,7 @@ def make_noisy_oracle(env: Env, config: ModelConfig) -> Model:
         return Dial(unit, jax.tree.unflatten(tree, signs))
 
     def step(params: Dial, key: Array, model_state: PyTree, action: Array) -> tuple[PyTree, StepOut]:
+        """Step the simulator, then move its state by noise and bias to the nearest state that can go on."""
         step_key, noise_key = jax.random.split(key)
         before = jax.vmap(env.obs)(model_state)
         after, out = oracle.step((), step_key, model_state, action)

@@ -1,8 +1,8 @@
 """The report: read the stored runs, draw, judge, and write one self-contained page beside its PNG and CSV files."""
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,14 @@ from valex.studies.base import Plate, Study, Verdict
 from valex.studies.cells import Grid, make_grid
 from valex.studies.judge import judge
 from valex.studies.naming import arm_name
-from valex.studies.results import Row, results
+from valex.studies.results import Row, as_text, results, table_text
 from valex.tables import STUDIES, load
 
 ORDER = {"failed": 0, "interrupted": 1, "running": 2, "finished": 3}  # of the list of runs
+
+
+class NoRunsError(ValueError):
+    """A folder without a run that can be read."""
 
 
 class Drawn(NamedTuple):
@@ -45,10 +49,16 @@ def study_of(root: Path, runs: Sequence[StoredRun] = ()) -> Study:
     return load(STUDIES, max(declared, key=lambda study: declared[study], default="horizon"))
 
 
+@cache
+def declared_by(preset: Callable) -> frozenset[str]:
+    """Return the names of the runs of a preset; a published grid has over a thousand, and every study is asked."""
+    return frozenset(run_id(config) for config in preset())
+
+
 def most_declared(study: Study, runs: Sequence[StoredRun]) -> tuple[str, int, int]:
     """Return (preset, runs it declares of those present, runs it still lacks) of the preset that declares most of them."""
     present = {run_id(run.config) for run in runs}
-    declared = {name: {run_id(config) for config in preset()} for name, preset in study.presets.items()}
+    declared = {name: declared_by(preset) for name, preset in study.presets.items()}
     best = max(declared, key=lambda name: len(declared[name] & present))
     return best, len(declared[best] & present), len(declared[best] - present)
 
@@ -145,58 +155,80 @@ def run_rows(runs: list[StoredRun]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def results_section(study: Study, grid: Grid) -> tuple[str, list[dict[str, Any]]]:
-    """Return the results table of a study, its own or that of returns, and the rows of results.csv."""
+class Results(NamedTuple):
+    """The results table of a study, its own or that of returns."""
+
+    page: str  # as a part of the page
+    text: str  # for a terminal
+    records: list[dict[str, Any]]  # rows of results.csv
+
+
+def results_of(study: Study, grid: Grid) -> Results:
+    """Return the results of a study in all their forms."""
     if study.table:
         found = study.table(grid)
-        return page.own_results(found), found.records
+        return Results(page.own_results(found), table_text(found), found.records)
     rows = results(grid)
-    return page.results(rows, partial(arm_name, beside={row.arm for row in rows})), result_dicts(rows)
+    shown = page.results(rows, partial(arm_name, beside={row.arm for row in rows}))
+    return Results(shown, as_text(rows), result_dicts(rows))
 
 
-def render(study: Study, runs: list[StoredRun], root: Path) -> tuple[str, dict[str, bytes]]:
-    """Return the page and the files beside it (name to content)."""
+class Rendered(NamedTuple):
+    """A report, not yet written."""
+
+    page: str
+    files: dict[str, bytes]  # beside it, name to content
+    text: str  # the results table for a terminal
+
+
+def render(study: Study, runs: list[StoredRun], root: Path) -> Rendered:
+    """Return the page, the files beside it, and the results as text."""
     grid = make_grid(runs)
-    shown, records = results_section(study, grid)
+    table = results_of(study, grid)
     verdicts = [verdict for claim in study.claims for verdict in judge(claim, grid)]
     drawn, left_out = draw_figures(study, grid)
-    files = {"results.csv": as_csv(records), "claims.csv": as_csv(claim_dicts(study, verdicts))}
+    files = {"results.csv": as_csv(table.records), "claims.csv": as_csv(claim_dicts(study, verdicts))}
     for figure in drawn:
         files |= {f"{figure.name}.png": figure.picture.png, f"{figure.name}.csv": as_csv(plate_rows(figure.plate))}
     figures = [page.figure(f.name, f.title, f.caption, f.picture) for f in drawn]
     sections = [
         page.facts(facts(study, runs)),
-        page.section("results", "Results", shown),
+        page.section("results", "Results", table.page),
         page.section("claims", "Claims", page.claims(study, verdicts)),
         page.section("figures", "Figures", "\n".join(figures) or "<p>No figure has data yet.</p>"),
         page.section("runs", "Runs", page.runs(run_rows(runs))),
         page.section("left-out", "Left out", page.bullets(grid.left_out + left_out, "Nothing.")),
     ]
-    return page.document(study, root.resolve().name, Counter(v.verdict for v in verdicts), sections), files
+    document = page.document(study, root.resolve().name, Counter(v.verdict for v in verdicts), sections)
+    return Rendered(document, files, table.text)
 
 
-def write_report(root: Path | str, out: Path | None = None, runs: list[StoredRun] | None = None) -> Path:
+def write_report(root: Path | str, out: Path | None = None) -> Path:
+    """Write the report of the runs directly below `root`; return the path of its page. As `make_report`."""
+    return make_report(root, out)[1]
+
+
+def make_report(root: Path | str, out: Path | None = None) -> tuple[str, Path]:
     """Write `out`/index.html (default: root/report) with a PNG and a CSV per figure, results.csv and claims.csv.
 
-    Reads the run directories directly below `root`, unless `runs` holds them already, and nothing else. Each file is
-    replaced at once, the page last; files of figures that no longer have data are removed. Returns the path of the page.
-    Raises ValueError if there are no runs, OSError if the folder cannot be written.
+    Reads the run directories directly below `root` and nothing else. Each file is replaced at once, the page last; files of
+    figures that no longer have data are removed. Returns (results table as text, path of the page).
+    Raises NoRunsError if there are no runs, OSError if the folder cannot be written.
     """
     root = Path(root)
     out = root / "report" if out is None else Path(out)
-    if runs is None:
-        runs = read_runs(root)
+    runs = read_runs(root)
     if not runs:
-        raise ValueError(f"{root}: no runs here; make some with `valex study horizon --preset smoke --out {root}`")
+        raise NoRunsError(f"{root}: no runs here; make some with `valex study horizon --preset smoke --out {root}`")
     study = study_of(root, runs)
-    text, files = render(study, runs, root)
+    rendered = render(study, runs, root)
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
+    for name, content in rendered.files.items():
         write_bytes(out / name, content)
     for figure in study.figures:
         for suffix in (".png", ".csv"):
-            if figure.name + suffix not in files:
+            if figure.name + suffix not in rendered.files:
                 (out / (figure.name + suffix)).unlink(missing_ok=True)
     index = out / "index.html"
-    write_bytes(index, text.encode())
-    return index
+    write_bytes(index, rendered.page.encode())
+    return rendered.text, index

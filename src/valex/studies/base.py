@@ -1,6 +1,7 @@
 """The records that a study is made of. Figures are described here as numbers; `valex.report.figures` draws them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,12 @@ import numpy as np
 from valex.settings import RunConfig
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+
+
+def over_seeds(configs: Iterable[RunConfig], seeds: Iterable[int]) -> list[RunConfig]:
+    """Return every config with every seed."""
+    seeds = tuple(seeds)
+    return [replace(config, seed=seed) for config in configs for seed in seeds]
 
 
 class Series(NamedTuple):

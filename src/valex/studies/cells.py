@@ -32,6 +32,11 @@ class Cell(NamedTuple):
     failed: dict[int, StoredRun]  # stopped by a number that was not finite
     unfinished: dict[int, StoredRun]  # running or interrupted
 
+    @property
+    def runs(self) -> list[StoredRun]:
+        """All of them, the finished ones first."""
+        return [run for group in (self.finished, self.failed, self.unfinished) for run in group.values()]
+
 
 class Grid(NamedTuple):
     """All cells of a report."""
@@ -111,10 +116,16 @@ def cell(grid: Grid, env: str, arm: str, h: int) -> Cell | None:
     return grid.cells.get((env, owner(grid, env, arm, h), h))
 
 
+def finished(grid: Grid, env: str, arm: str, h: int) -> list[StoredRun]:
+    """Return the finished runs of a cell; none where there is no such cell."""
+    found = cell(grid, env, arm, h)
+    return list(found.finished.values()) if found else []
+
+
 def cell_of(grid: Grid, run: StoredRun) -> Cell:
     """Return the cell that a run lies in. Raises KeyError where it was left out."""
     for found in grid.cells.values():
-        if any(run is other for group in (found.finished, found.failed, found.unfinished) for other in group.values()):
+        if any(run is other for other in found.runs):
             return found
     raise KeyError(f"{run.path.name} is in no cell")
 
@@ -216,6 +227,11 @@ class Paired(NamedTuple):
 
     values: np.ndarray  # [cells, n]
     failed: int  # seeds missing from the columns because one of their runs diverged
+
+
+def column(grid: Grid, env: str, arm: str, h: int, measure: Callable[[StoredRun], float] = auc) -> np.ndarray:
+    """Return `scores` as an array [n], one value per seed."""
+    return np.array(list(scores(grid, env, arm, h, measure).values()))
 
 
 def paired(

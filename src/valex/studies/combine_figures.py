@@ -7,20 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from valex.store import StoredRun
 from valex.studies.base import Figure, Panel, Plate, Series
 from valex.studies.cells import (
     BASELINE,
     RETURN,
     Grid,
     auc,
-    cell,
+    column,
     envs,
     final,
+    finished,
     late_mean,
     paired,
     restrict,
-    scores,
     update_seconds,
 )
 from valex.studies.combine_claims import COMBINED
@@ -97,18 +96,13 @@ def by_rule(grid: Grid, kinds: tuple[Kind, ...], note: str = "") -> Plate:
     """Return one panel per environment and quantity."""
     panels, left_out = [], []
     for env, kind in itertools.product(envs(grid), kinds):
-        panel = rule_panel(grid, env, kind, lambda arm, h, e=env, k=kind: _column(grid, e, arm, h, k.measure))
+        panel = rule_panel(grid, env, kind, lambda arm, h, e=env, k=kind: column(grid, e, arm, h, k.measure))
         if panel:
             panels.append(panel)
         else:
             left_out.append(f"{kind.title}, {env}: no finished run has it")
     columns = len(kinds) if len(kinds) > 1 else 2
     return Plate(panels, columns, f"{note}Point: IQM over {seeds_of(panels)}; bar: {INTERVAL}.", left_out)
-
-
-def _column(grid: Grid, env: str, arm: str, h: int, measure: Callable) -> np.ndarray:
-    """Return measure(run) over the finished runs of a cell, [n]."""
-    return np.array(list(scores(grid, env, arm, h, measure).values()))
 
 
 def returns(grid: Grid) -> Plate:
@@ -187,7 +181,7 @@ def curves(grid: Grid, variants: bool) -> Plate:
         for arm, at in places(grid, env):
             is_variant = arm.startswith(f"{CE} ")
             shown = (arm == BASELINE and at == 0) or (at == h and (arm == CE or is_variant == variants))
-            runs = _runs(grid, env, arm if at == 0 else _with(arm, name), at) if shown else []
+            runs = finished(grid, env, arm if at == 0 else _with(arm, name), at) if shown else []
             found = band(rule_name(arm, at), arm, runs, RETURN) if runs else None
             series += [found] if found else []
         if len(series) > 2:  # more than plain SAC and one horizon
@@ -200,12 +194,6 @@ def curves(grid: Grid, variants: bool) -> Plate:
 def _with(arm: str, name: str) -> str:
     """Return an arm with the model of that name."""
     return MVE + arm[len(CE) :] if name == "learned" and arm.startswith(CE) else arm
-
-
-def _runs(grid: Grid, env: str, arm: str, h: int) -> list[StoredRun]:
-    """Return the finished runs of a cell."""
-    found = cell(grid, env, arm, h)
-    return list(found.finished.values()) if found else []
 
 
 FIGURES = (

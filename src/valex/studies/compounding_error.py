@@ -18,7 +18,7 @@ from valex.settings import (
     SACConfig,
     TrainConfig,
 )
-from valex.studies.base import Study
+from valex.studies.base import Study, over_seeds
 from valex.studies.compounding_claims import CLAIMS, REMARKS
 from valex.studies.compounding_figures import FIGURES
 from valex.studies.compounding_table import results
@@ -60,12 +60,6 @@ def with_data(base: RunConfig, model: ModelConfig, episodes: int) -> RunConfig:
     """Return a run whose model learns from the first so many episodes only."""
     length = base.env.episode_length or 1
     return replace(base, model=replace(model, steps_per_env_step=0.0, data_limit=episodes * length))
-
-
-def over_seeds(configs: Iterable[RunConfig], seeds: Iterable[int]) -> list[RunConfig]:
-    """Return every config with every seed."""
-    seeds = tuple(seeds)
-    return [replace(config, seed=seed) for config in configs for seed in seeds]
 
 
 def smoke() -> list[RunConfig]:

@@ -20,13 +20,14 @@ from valex.studies.compounding_measures import (
     numbers,
     places,
     r2,
+    r2_change,
     reference,
     spread_ratio,
     table,
     values,
 )
 from valex.studies.compounding_table import written
-from valex.studies.series import INTERVAL, points, seeds_of
+from valex.studies.series import INTERVAL, averaged, points, seeds_of
 
 STEPS = "model steps k"
 ERROR = "error (standard deviations)"
@@ -74,22 +75,9 @@ def one_step_note(arm: Arm) -> str:
     )
 
 
-def r2_change(run: StoredRun) -> float:
-    """Return the least R^2 of the change."""
-    return r2(run, "r2_change")
-
-
 def last_error(run: StoredRun) -> float:
     """Return e_K."""
     return float(curve(run)[-1])
-
-
-def averaged(label: str, colour: str, curves: list[np.ndarray], style: str = "line") -> Series:
-    """Return IQM and interval over runs of curves by k = 1.., cut to the shortest; references without their interval."""
-    most = min(map(len, curves))
-    value, low, high = (np.asarray(x) for x in stratified_bootstrap([np.array([c[:most] for c in curves])]))
-    bounds = (None, None) if style == "reference" else (low, high)
-    return Series(label, colour, np.arange(1.0, most + 1), value, *bounds, len(curves), style)
 
 
 # --------------------------------------------------------------------------------------------------------- on the plane

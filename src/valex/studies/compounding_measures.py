@@ -44,19 +44,14 @@ def kinds(grid: Grid, env: str) -> dict[Kind, Cell]:
     """Return the cells of runs that trained a model alone: most data first, ensembles first, then by steps of the loss."""
     found = {}
     for (name, _, _), cell in grid.cells.items():
-        runs = [run for group in (cell.finished, cell.failed, cell.unfinished) for run in group.values()]
-        if name == env and runs and runs[0].config.train.utd == 0:
-            found[kind_of(runs[0].config)] = cell
+        if name == env and cell.runs and cell.runs[0].config.train.utd == 0:
+            found[kind_of(cell.runs[0].config)] = cell
     return dict(sorted(found.items(), key=lambda pair: (-pair[0].data, -pair[0].members, pair[0].loss_steps)))
 
 
 def labels(grid: Grid, env: str) -> dict[Kind, str]:
     """Return the arms in words."""
-    found = {}
-    for kind, cell in kinds(grid, env).items():
-        run = next(run for group in (cell.finished, cell.failed, cell.unfinished) for run in group.values())
-        found[kind] = label(kind, run.config.env.episode_length)
-    return found
+    return {kind: label(kind, cell.runs[0].config.env.episode_length) for kind, cell in kinds(grid, env).items()}
 
 
 def reference(found: Iterable[Kind]) -> Kind | None:
@@ -111,6 +106,11 @@ def growth(run: StoredRun) -> float:
 def r2(run: StoredRun, of: str = "r2_next") -> float:
     """Return R^2 of the number that is predicted worst; of: r2_next or r2_change. Mean over members."""
     return float(np.mean(numbers(table(run)["one_step"]["members"][of]["worst"])))
+
+
+def r2_change(run: StoredRun) -> float:
+    """Return R^2 of the worst predicted number's change, which persistence does not flatter."""
+    return r2(run, "r2_change")
 
 
 def nines(run: StoredRun) -> float:

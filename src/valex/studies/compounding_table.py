@@ -18,6 +18,7 @@ from valex.studies.compounding_measures import (
     measured,
     places,
     r2,
+    r2_change,
     spread_ratio,
     values,
 )
@@ -44,7 +45,7 @@ def quantities(at: list[int]) -> list[Quantity]:
     last = at[-1]
     return [
         Quantity("R² of the next state", r2, 5),
-        Quantity("R² of its change", lambda run: r2(run, "r2_change"), 3),
+        Quantity("R² of its change", r2_change, 3),
         *(Quantity(f"error after {k} step{'s' if k > 1 else ''}", error_at(k)) for k in at),
         Quantity(f"growth, {last} steps to 1", growth),
         Quantity(f"error after {last}, mean of members", error_at(last, "mean")),

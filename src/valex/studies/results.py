@@ -6,7 +6,7 @@ import numpy as np
 
 from valex.statistics import Interval, probability_of_improvement, stratified_bootstrap
 from valex.studies.base import Table
-from valex.studies.cells import BASELINE, Grid, arms, auc, cell, envs, final, horizons, owner, scores
+from valex.studies.cells import BASELINE, Grid, arms, auc, cell, column, envs, final, horizons, owner
 from valex.studies.naming import arm_name
 
 NAN = Interval(np.nan, np.nan, np.nan)
@@ -35,10 +35,7 @@ def make_row(grid: Grid, env: str, arm: str, h: int) -> Row:
     found = cell(grid, env, arm, h)
     if found is None:
         raise KeyError(f"no runs of {arm} at H = {h} in {env}")
-    finals, areas, base = (
-        np.array(list(scores(grid, env, *which).values()))
-        for which in ((arm, h, final), (arm, h, auc), (BASELINE, 0, auc))
-    )
+    finals, areas, base = (column(grid, env, *which) for which in ((arm, h, final), (arm, h, auc), (BASELINE, 0, auc)))
     better = probability_of_improvement([areas], [base]) if h and len(areas) and len(base) else NAN
     counts = (len(found.finished), len(found.failed), len(found.unfinished))
     return Row(env, found.arm, h, *counts, _interval(finals), _interval(areas), better)

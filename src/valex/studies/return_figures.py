@@ -11,9 +11,9 @@ from valex.studies.cells import (
     Grid,
     arms,
     auc,
-    cell,
     envs,
     final,
+    finished,
     horizons,
     in_words,
     paired,
@@ -105,8 +105,7 @@ def split_series(grid: Grid, env: str, arm: str) -> list[Series]:
     """Return milliseconds of rollout, critic and actor against H, from diagnostics.overhead."""
     parts: dict[str, dict[int, np.ndarray]] = {"rollout": {}, "critic": {}, "actor": {}}
     for h in horizons(grid, env, arm):
-        found = cell(grid, env, arm, h)
-        runs = found.finished.values() if found else ()
+        runs = finished(grid, env, arm, h)
         timed = [run.diagnostics["overhead"] for run in runs if run.diagnostics.get("overhead")]
         for name, columns in parts.items():
             if timed:

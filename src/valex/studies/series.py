@@ -7,7 +7,7 @@ import numpy as np
 from valex.statistics import Interval, stratified_bootstrap
 from valex.store import StoredRun
 from valex.studies.base import Panel, Series
-from valex.studies.cells import Grid, arms, cell, curve, horizons, in_words, scores, shared_curve
+from valex.studies.cells import Grid, arms, cell, column, curve, horizons, in_words, shared_curve
 
 INTERVAL = "95 % stratified bootstrap (percentile)"
 STEPS = "environment steps"
@@ -65,10 +65,20 @@ def points(
 def band(label: str, colour: str, runs: list[StoredRun], key: str) -> Series | None:
     """Return IQM and interval of a metric along training, or None where no run has it."""
     steps, values = shared_curve(runs, key)
-    if not len(steps):
-        return None
+    return over_runs((label, colour), steps, values) if len(steps) else None
+
+
+def over_runs(look: tuple[str, str], x: np.ndarray, values: np.ndarray, style: str = "line") -> Series:
+    """Return IQM and interval over runs of values [n, K] at x [K]; look = (label, colour). References have no interval."""
     value, low, high = (np.asarray(array) for array in stratified_bootstrap([values]))
-    return Series(label, colour, steps, value, low, high, len(values))
+    bounds = (None, None) if style == "reference" else (low, high)
+    return Series(*look, x, value, *bounds, len(values), style)
+
+
+def averaged(label: str, colour: str, curves: list[np.ndarray], style: str = "line") -> Series:
+    """Return IQM and interval over runs of curves by k = 1, 2, .., cut to the shortest."""
+    most = min(map(len, curves))
+    return over_runs((label, colour), np.arange(1.0, most + 1), np.array([c[:most] for c in curves]), style)
 
 
 def horizon_bands(grid: Grid, env: str, arm: str, key: str, with_failed: bool = False) -> list[Series]:
@@ -90,7 +100,7 @@ def by_horizon(grid: Grid, env: str, measure: Callable, statistic: Statistic = i
     """Return one series of points per arm: measure(run) against H."""
     series = []
     for arm in arms(grid, env):
-        columns = {h: np.array(list(scores(grid, env, arm, h, measure).values())) for h in horizons(grid, env, arm)}
+        columns = {h: column(grid, env, arm, h, measure) for h in horizons(grid, env, arm)}
         series.append(points(in_words(grid, arm), arm, columns, statistic=statistic))
     return [s for s in series if s]
 

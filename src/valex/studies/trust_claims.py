@@ -11,7 +11,7 @@ import numpy as np
 from valex.statistics import rank_correlation
 from valex.store import StoredRun
 from valex.studies.base import Claim, Component
-from valex.studies.cells import Grid, arms, auc, cell, horizons, in_words, paired, scores
+from valex.studies.cells import Grid, arms, auc, cell, finished, horizons, in_words, paired, scores
 from valex.studies.horizon_claims import (
     ABOVE,
     AUC_UNIT,
@@ -86,7 +86,7 @@ def error_grows(grid: Grid, env: str) -> list[Component] | str:
     """Return log10(e_K / e_1) of the learned model's open-loop error after 1 and after K steps, K the most measured."""
     here = dial_arms(grid, env)[0]
     found = cell(grid, env, MVE, here) if here else None
-    curves = [e for run in (found.finished.values() if found else ()) if len(e := error_by_steps(run)) > 1]
+    curves = [e for run in finished(grid, env, MVE, here) if len(e := error_by_steps(run)) > 1] if here else []
     if found is None or not curves:
         return "not measured: no finished run with a learned model has diagnostics.model_error_steps"
     steps = min(map(len, curves))

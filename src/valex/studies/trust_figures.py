@@ -6,22 +6,21 @@ from functools import partial
 
 import numpy as np
 
-from valex.statistics import stratified_bootstrap
 from valex.studies.base import Figure, Panel, Plate, Series
 from valex.studies.cells import (
     BASELINE,
     RETURN,
     Grid,
     auc,
-    cell,
+    column,
     envs,
     final,
+    finished,
     horizons,
     in_words,
     late_mean,
     paired,
     restrict,
-    scores,
 )
 from valex.studies.naming import CE, MVE
 from valex.studies.return_figures import along_training, auc_and_final, overhead
@@ -29,6 +28,7 @@ from valex.studies.series import (
     HORIZON,
     INTERVAL,
     STEPS,
+    averaged,
     by_horizon,
     horizon_bands,
     horizon_ticks,
@@ -142,14 +142,8 @@ def model_error_training(grid: Grid) -> Plate:
 def error_line(label: str, colour: str, rows: list[np.ndarray]) -> Series | None:
     """Return IQM and interval of errors after 1..K steps over runs, or None where all are 0 or there are none."""
     rows = [row for row in rows if len(row)]
-    if not rows:
-        return None
-    steps = min(map(len, rows))
-    values = np.array([row[:steps] for row in rows])
-    value, low, high = (np.asarray(x) for x in stratified_bootstrap([values]))
-    if not np.all(value > 0) or not np.all(np.isfinite(value)):
-        return None
-    return Series(label, colour, np.arange(1.0, steps + 1.0), value, low, high, len(rows))
+    found = averaged(label, colour, rows) if rows else None
+    return found if found and np.all(found.y > 0) and np.all(np.isfinite(found.y)) else None
 
 
 def error_growth(grid: Grid) -> Plate:
@@ -159,8 +153,7 @@ def error_growth(grid: Grid) -> Plate:
         here, dials = dial_arms(grid, env)
         found = []
         for colour, arm in zip(("fourth", "third", "second"), reversed(dials.get("data", [])[-3:]), strict=False):
-            group = cell(grid, env, arm, here)
-            runs = list(group.finished.values()) if group else []
+            runs = finished(grid, env, arm, here)
             places |= {here} if runs else set()
             found.append(error_line(in_words(grid, arm), colour, [error_by_steps(run, loop) for run in runs]))
             if arm == MVE:
@@ -184,9 +177,7 @@ def dial_points(grid: Grid, env: str, names: list[str], h: int, measure: Callabl
     """Return a return of some arms against their measured error, both IQM over seeds, without what has no error."""
     rows = []
     for name in names:
-        errors, values = (
-            np.array(list(scores(grid, env, name, h, what).values())) for what in (one_step_error, measure)
-        )
+        errors, values = (column(grid, env, name, h, what) for what in (one_step_error, measure))
         if len(errors) and len(values) and float(iqm_interval(errors).value) > 0:
             rows.append((float(iqm_interval(errors).value), *map(float, iqm_interval(values)), len(values)))
     if not rows:
@@ -204,8 +195,8 @@ def return_against_error(grid: Grid) -> Plate:
             found = dial_points(grid, env, [a for a in names if a != CE], here, measure)
             series += [found._replace(label=DIAL_NAMES[name], colour=colour)] if found else []
         marks = (("oracle, no error", CE, here), ("SAC (H = 0), no model", BASELINE, 0))
-        groups = [(name, list(scores(grid, env, arm, h, measure).values())) for name, arm, h in marks]
-        rules = tuple((float(iqm_interval(np.array(values)).value), name) for name, values in groups if values)
+        groups = [(name, column(grid, env, arm, h, measure)) for name, arm, h in marks]
+        rules = tuple((float(iqm_interval(values).value), name) for name, values in groups if len(values))
         if series:
             places.add(here)
             where, xlabel = f"{env} · {title}", "one-step error of the model (sd of the observation)"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from valex.settings import DiagnosticsConfig, ModelConfig, RunConfig
-from valex.studies.base import Study
+from valex.studies.base import Study, over_seeds
 from valex.studies.horizon import (
     PAPER_HORIZONS,
     PAPER_SEEDS,
@@ -46,7 +46,7 @@ def turned(base: RunConfig, dial: Dial, seeds: Iterable[int]) -> list[RunConfig]
     wrong += [ModelConfig("noisy_oracle", bias=x) for x in dial.bias]
     found = [replace(oracle, model=model) for model in wrong]
     found += [replace(learned, model=replace(base.model, data_limit=steps)) for steps in dial.data]
-    return [replace(config, seed=seed) for config in found for seed in seeds]
+    return over_seeds(found, seeds)
 
 
 def trust_grid(base: RunConfig, horizons: tuple[int, ...], dial: Dial, seeds: tuple[int, ...]) -> list[RunConfig]:

@@ -1,14 +1,34 @@
-"""Every study from the command line at its smallest preset: all runs, the report, every claim with a verdict or a reason."""
+"""What holds for every registered study: configs that can run, a light import, and a whole run at its smallest preset."""
 
 import csv
+import subprocess
+import sys
 
 import pytest
 import tiny
 
 from valex import tables
+from valex.checks import check
 from valex.config import run_id
 from valex.store import read_runs
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
+
+PRESETS = [(name, preset) for name in tables.STUDIES for preset in tables.load(tables.STUDIES, name).presets]
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_config_can_run_and_is_trained_once(name, preset):
+    declared = tables.load(tables.STUDIES, name).presets[preset]()
+    assert [check(config) for config in declared] == declared
+    assert len({run_id(config) for config in declared}) == len(declared)
+
+
+@pytest.mark.parametrize("name", tables.STUDIES)
+def test_importing_a_study_does_not_import_jax_or_matplotlib(name):
+    module = tables.STUDIES[name].target.split(":")[0]
+    code = f"import sys, {module}; print([m for m in ('jax', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", tables.STUDIES)
