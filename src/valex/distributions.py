@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from valex.types import ActionSample, Array
+from valex.types import ActionSample, Array, EnvSpec
 
 _HALF_LOG_2PI = 0.9189385332046727
 _LOG_2 = 0.6931471805599453
@@ -32,6 +32,14 @@ def tanh_normal_sample(key: Array, mean: Array, std: Array) -> ActionSample:
 def tanh_normal_mode(mean: Array) -> ActionSample:
     """Return the deterministic action tanh(mean); its log-probability is 0 by convention."""
     return ActionSample(jnp.tanh(mean), jnp.zeros(mean.shape[:-1]), mean)
+
+
+def random_action(key: Array, spec: EnvSpec, shape: tuple[int, ...]) -> ActionSample:
+    """Draw actions of `spec` uniformly, `shape` [...] of them: the box of `uniform_sample`, or log mu = -log num_actions."""
+    if not spec.num_actions:
+        return uniform_sample(key, (*shape, spec.act_dim))
+    action = jax.random.randint(key, shape, 0, spec.num_actions)
+    return ActionSample(action, jnp.full(shape, -jnp.log(float(spec.num_actions))), action)
 
 
 def uniform_sample(key: Array, shape: tuple[int, ...]) -> ActionSample:

@@ -13,6 +13,7 @@ from valex import store
 from valex.config import canonical, horizon, run_id
 from valex.diagnostics.overhead import median_seconds
 from valex.diagnostics.targets import visited_transitions
+from valex.distributions import random_action
 from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape
 from valex.replay import num_bytes
@@ -55,7 +56,7 @@ def measure(config: RunConfig) -> Costs:
         return Costs(collect_s, update_s, *measure_ensemble(config))
     many = jax.jit(lambda k: reset_batch(env, k, size))(key)
     oracle = jax.jit(lambda k, e, a: jax.vmap(env.step)(jax.random.split(k, size), e.state, a))
-    step_s = median_seconds(oracle, key, many, jnp.zeros((size, env.spec.act_dim)))
+    step_s = median_seconds(oracle, key, many, random_action(key, env.spec, (size,)).action)
     return Costs(collect_s, update_s, step_s, 0.0)
 
 
@@ -73,7 +74,11 @@ def measure_ensemble(config: RunConfig) -> tuple[float, float]:
     params = jax.jit(parts.model.init)(key)
     replay = empty_replay(config, parts)
     full = replace(replay, size=jnp.asarray(replay.words.shape[0], jnp.int32))
-    start = (parts.model.start(params, key, jnp.zeros((size, spec.obs_dim)), ()), jnp.zeros((size, spec.act_dim)))
+    envs = reset_batch(parts.env, key, size)
+    start = (
+        parts.model.start(params, key, jax.vmap(parts.env.obs)(envs.state), ()),
+        random_action(key, spec, (size,)).action,
+    )
     step_s = median_seconds(jax.jit(parts.model.step), params, key, *start)
     return step_s, median_seconds(jax.jit(parts.model.update), params, key, full, repeats=3) / FIT_STEPS
 

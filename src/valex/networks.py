@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from valex.types import Array, PyTree
+from valex.types import Array, EnvSpec, PyTree
 
 
 class Network(NamedTuple):
@@ -58,6 +58,13 @@ def mlp(in_dim: int, hidden: Sequence[int], out: int, copies: int = 0, activatio
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, in_dim)))["params"])
     wanted = tuple(shapes for _ in range(copies)) if copies else shapes
     return Network(lambda key: lecun_normal(key, wanted), lambda params, x: module.apply({"params": params}, x))
+
+
+def action_features(spec: EnvSpec) -> tuple[int, Callable]:
+    """Return (numbers, encode): a continuous action [..., act_dim] as it is, a discrete one [...] int as one of num_actions."""
+    if not spec.num_actions:
+        return spec.act_dim, lambda action: action
+    return spec.num_actions, lambda action: jax.nn.one_hot(action, spec.num_actions)
 
 
 def critic_ensemble(obs_dim: int, act_dim: int, hidden: Sequence[int], num_critics: int) -> Network:

@@ -76,8 +76,12 @@ def _unpack(layout: Layout, words: Array) -> Transition:
     leaves = []
     for n, shape, dtype in zip(sizes, layout.shapes, layout.dtypes, strict=True):
         if dtype == "bool":
-            bit = jnp.arange(flag, flag + n, dtype=jnp.uint32)
-            part = (words[..., bit // WORD] >> bit % WORD) & 1 == 1
+            first, last = (
+                flag // WORD,
+                -(-(flag + n) // WORD),
+            )  # slices: a gather bit by bit is slow where flags are many
+            bits = words[..., first:last, None] >> jnp.arange(WORD, dtype=jnp.uint32) & 1 == 1
+            part = bits.reshape(*words.shape[:-1], -1)[..., flag - first * WORD :][..., :n]
             flag += n
         else:
             part = jax.lax.bitcast_convert_type(words[..., number : number + n], jnp.dtype(dtype))

@@ -54,6 +54,12 @@ ENVS = {
     "probe_clock": Entry(
         "valex.envs.probe:make_probe", "probe: reward 1 for ever under a time limit; V = 1 / (1 - gamma)"
     ),
+    "probe_constant_discrete": Entry("valex.envs.probe:make_probe", "probe_constant with five actions"),
+    "probe_obs_discrete": Entry("valex.envs.probe:make_probe", "probe_obs with five actions"),
+    "probe_delay_discrete": Entry("valex.envs.probe:make_probe", "probe_delay with five actions"),
+    "probe_action_discrete": Entry("valex.envs.probe:make_probe", "probe_action with five actions"),
+    "probe_both_discrete": Entry("valex.envs.probe:make_probe", "probe_both with five actions"),
+    "probe_clock_discrete": Entry("valex.envs.probe:make_probe", "probe_clock with five actions"),
 }
 
 STUDIES = {

@@ -58,6 +58,8 @@ class Program(NamedTuple):
 def make_parts(config: RunConfig) -> Parts:
     """Build environment, dynamics model and agent of a config. Raises ValueError naming the field that does not fit."""
     env = make_env(config.env)
+    if env.spec.num_actions and config.train.warmup_noise == "ou":
+        raise ValueError(f"train.warmup_noise: the actions of {env.spec.name} are discrete; set it to uniform")
     model = load(MODELS, config.model.name)(env, config.model) if needs_model(config) else None
     expansion = make_expansion(config.critic, config.actor, config.gamma, model)
     agent = load(AGENTS, config.agent.name)(config.agent, env.spec, expansion)
@@ -116,7 +118,7 @@ def total_iterations(config: RunConfig) -> int:
 
 def uniform_actions(env: Env) -> Callable:
     """Build (key, obs) -> ActionSample, uniform over the action space."""
-    return lambda key, obs: distributions.uniform_sample(key, (*obs.shape[:-1], env.spec.act_dim))
+    return lambda key, obs: distributions.random_action(key, env.spec, obs.shape[:-1])
 
 
 def empty_replay(config: RunConfig, parts: Parts) -> replays.Replay:
@@ -159,7 +161,7 @@ def make_start(config: RunConfig, parts: Parts) -> Callable:
             replay = replays.add(replay, keeps(config, parts, transition))
             return (agent_state, model_params, replay, envs, transition.latent), None
 
-        z = jnp.zeros((train.num_envs, env.spec.act_dim))
+        z = jnp.zeros_like(distributions.random_action(reset_key, env.spec, (train.num_envs,)).latent)
         carry = (agent_state, model_params, empty_replay(config, parts), envs, z)
         keys = jax.random.split(stream(seed, "warmup"), warmup_iterations(config))
         (agent_state, model_params, replay, envs, _), _ = jax.lax.scan(step, carry, keys)

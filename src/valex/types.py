@@ -18,20 +18,20 @@ class ActionSample(NamedTuple):
 
     action: Array  # [..., act_dim] in [-1, 1]; [...] int for discrete actions
     log_prob: Array  # [...] log pi(action | obs); 0 for a deterministic policy
-    latent: Array  # [..., act_dim] what log_prob is evaluated at: the pre-tanh sample for a tanh Gaussian
+    latent: Array  # what log_prob is evaluated at: [..., act_dim] pre-tanh, or the discrete action itself
 
 
 class Transition(NamedTuple):
     """One environment step; leading axes [B] or [T, B]."""
 
-    obs: Array  # [..., obs_dim]
+    obs: Array  # [..., obs_dim]; bool where it is a grid
     action: Array  # [..., act_dim] in [-1, 1]; [...] int for discrete actions
     reward: Array  # [...] per control step, unscaled
     next_obs: Array  # [..., obs_dim] the true successor, also at the end of an episode
     terminated: Array  # [...] bool, the task ended: no bootstrap
     truncated: Array  # [...] bool, the clock ended: bootstrap
     log_prob: Any = ()  # [...] log mu(action | obs) at collection; kept only where a rule reads it
-    latent: Any = ()  # [..., act_dim] pre-tanh action; kept only where a rule reads it
+    latent: Any = ()  # as in ActionSample; kept only where a rule reads it
     sim_state: PyTree = ()  # the least the oracle needs to restart at obs; kept only for actor expansion
     next_sim_state: PyTree = ()  # the same at next_obs; kept only for critic expansion
 
@@ -57,6 +57,7 @@ class EnvSpec(NamedTuple):
     backend: str  # "jax", or the physics backend
     differentiable: bool  # reverse-mode gradients through step are right
     reward_offset: float = 0.0  # what every reward of a control step holds on top of the task's own
+    grid: tuple[int, ...] = ()  # (rows, columns, channels) where obs is a flat grid of flags; () for a vector
 
 
 def _unchanged(first: Any, *unused: Any) -> Any:

@@ -408,7 +408,7 @@ def test_bounds_of_the_log_variance_are_soft():
     assert np.all(np.isfinite(jax.grad(lambda v: jnp.sum(fitting.soft_bounds(v, 0.5, -10.0)))(x)))
 
 
-def test_discrete_actions_are_refused_by_name():
+def test_a_grid_is_refused_by_name():
     env = make_linear()
-    with pytest.raises(ValueError, match="model.name: .*discrete"):
-        make_ensemble(env._replace(spec=env.spec._replace(num_actions=3)), SMALL)
+    with pytest.raises(ValueError, match="model.name: .*grid"):
+        make_ensemble(env._replace(spec=env.spec._replace(grid=(1, 1, 2))), SMALL)

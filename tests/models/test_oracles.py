@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from linear_system import ring_of
 
+from valex.distributions import random_action
 from valex.envs.base import make_env
 from valex.models.oracle import make_noisy_oracle, make_oracle, typical_change
 from valex.settings import EnvConfig, ModelConfig
@@ -26,7 +27,7 @@ def collected(env, count: int = 16) -> tuple[Transition, object]:
     """One random step of `count` environments, and where they began."""
     keys = jax.random.split(jax.random.key(1), count)
     state = jax.vmap(env.reset)(keys)
-    action = jax.random.uniform(jax.random.key(2), (count, env.spec.act_dim), minval=-1)
+    action = random_action(jax.random.key(2), env.spec, (count,)).action
     after, out = jax.vmap(env.step)(keys, state, action)
     sim = [jax.vmap(env.sim_state)(s) for s in (state, after)]
     rows = (jax.vmap(env.obs)(state), action, out.reward, out.obs, out.terminated, jnp.zeros(count, bool))

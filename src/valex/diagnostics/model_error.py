@@ -102,7 +102,7 @@ def record(parts: Parts, agent_state: PyTree, key: Array, study: ErrorStudy) -> 
         return (after, sample.latent), row._replace(sim_state=jax.vmap(env.sim_state)(state))
 
     state = jax.vmap(env.reset)(jax.random.split(reset_key, study.starts))
-    carry = state, jnp.zeros((study.starts, env.spec.act_dim))
+    carry = state, jnp.zeros_like(distributions.random_action(walk_key, env.spec, (study.starts,)).latent)
     _, seen = jax.lax.scan(step, carry, jax.random.split(walk_key, env.spec.episode_length))
     return cut(seen, draw_key, min(study.steps, env.spec.episode_length))
 

@@ -1,6 +1,7 @@
 """Probe environments: the smallest tasks whose values are known, each of which one kind of mistake gets wrong.
 
-One observation o, one action a in [-1, 1], exact values in the table `PROBES`. Where an episode ends, the observation
+One observation o, one action a in [-1, 1], exact values in the table `PROBES`. `<probe>_discrete` is the same with the five
+actions a = -1, -0.5, 0, 0.5, 1, so that the best one is among them. Where an episode ends, the observation
 shows nothing of it: a learner that bootstraps where it must not, or does not where it must, finds another value.
 """
 
@@ -106,6 +107,9 @@ class ProbeState(NamedTuple):
     o: Array  # []
 
 
+NUM_ACTIONS = 5  # of a discrete probe
+
+
 def make_probe(config: EnvConfig) -> Env:
     """Build the probe that `config.name` names; o' is reached whether or not the step terminates.
 
@@ -117,10 +121,12 @@ def make_probe(config: EnvConfig) -> Env:
     | probe_both     | o - (a - .5 o)^2 | at once    | V(o) = o             | .5 o        |
     | probe_clock    | 1               | never       | 1 / (1 - gamma)      | any         |
 
-    V is that of the best policy without entropy bonus. Defaults: 10 steps, probe_clock 5.
+    V is that of the best policy without entropy bonus. Defaults: 10 steps, probe_clock 5. With the suffix `_discrete` action
+    i = 0..4 is a = -1 + i / 2.
     Raises ValueError for action_repeat > 1: the values would be others.
     """
-    probe = PROBES[config.name]
+    discrete = config.name.endswith("_discrete")
+    probe = PROBES[config.name.removesuffix("_discrete")]
     choices = resolve(config, ("jax",), episode_length=probe.episode_length)
     if choices.action_repeat != 1:
         raise ValueError(
@@ -138,17 +144,18 @@ def make_probe(config: EnvConfig) -> Env:
 
     def step(key, state, action):
         successor = ProbeState(probe.successor(state.o))
-        return successor, StepOut(obs(successor), probe.reward(state.o, action[0]), probe.ends(state.o))
+        a = action / 2.0 - 1.0 if discrete else action[0]
+        return successor, StepOut(obs(successor), probe.reward(state.o, a), probe.ends(state.o))
 
     spec = EnvSpec(
         name=config.name,
         obs_dim=1,
-        act_dim=1,
-        num_actions=0,
+        act_dim=0 if discrete else 1,
+        num_actions=NUM_ACTIONS if discrete else 0,
         episode_length=choices.episode_length,
         action_repeat=1,
         dt=1.0,
         backend=choices.backend,
-        differentiable=True,
+        differentiable=not discrete,
     )
     return native_env(spec, reset, step, obs, terminated)

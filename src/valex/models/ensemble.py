@@ -69,7 +69,7 @@ def draw_slots(key: Array, params: Ensemble, rows: int) -> Array:
 
 
 def propagate(say: Callable, params: Ensemble, x: tuple[Array, Array], slot: Array) -> Prediction:
-    """Evaluate ONE elite for each row of x = (normalised obs, action), each [B, d]; leaves [B, ...].
+    """Evaluate ONE elite for each row of x = (normalised obs, encoded action), each [B, d]; leaves [B, ...].
 
     Rows are laid into equal shares, each of which is one batch of its elite: B rows are evaluated and not N * B.
     """
@@ -88,13 +88,11 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
     """Build the learned model of `env`. Raises ValueError naming the field that does not fit the environment."""
     spec, num = env.spec, config.num_models
     num_elites = num if config.num_elites is None else config.num_elites
-    if spec.num_actions:
-        raise ValueError(
-            f"model.name: the ensemble needs continuous actions, {spec.name} has {spec.num_actions} discrete ones"
-        )
     dim = spec.obs_dim
+    if spec.grid:
+        raise ValueError(f"model.name: {spec.name} shows a grid of flags, which the ensemble does not predict")
     ended = None if config.termination == "learned" else known_termination(env)
-    nets = make_nets(dim, spec.act_dim, config)
+    nets = make_nets(spec, config)
     tx = optax.adam(config.lr)
     units, say = make_units(config), partial(predict, nets, config=config)
 
@@ -131,7 +129,7 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
     def step(params: Ensemble, key: Array, model_state: tuple, action: Array) -> tuple[tuple, StepOut]:
         """Predict one step of every row with the member that propagation gives it, its noise included."""
         (obs, slot), (pick_key, noise_key) = model_state, jax.random.split(key)
-        x = normalize.normalize(params.inputs, obs), action
+        x = normalize.normalize(params.inputs, obs), nets.encode(action)
         if config.propagation == "expectation":
             said = jax.tree.map(lambda y: jnp.mean(y, axis=0), say(elite_members(params), x))
         else:
@@ -150,12 +148,12 @@ def make_ensemble(env: Env, config: ModelConfig) -> Model:
         members = jax.tree.map(lambda x: x[member][None], params.members)
         return params._replace(members=members, elites=jnp.zeros(1, jnp.int32))
 
-    opinions, disagreement = make_opinions(say, units)
+    opinions, disagreement = make_opinions(say, units, nets.encode)
     update = make_update(nets, tx, units, config)
     return Model(init, start, step, update, False, True, observe, num, pick, opinions, disagreement)
 
 
-def make_opinions(say: Callable, units: Callable) -> tuple[Callable, Callable]:
+def make_opinions(say: Callable, units: Callable, encode: Callable) -> tuple[Callable, Callable]:
     """Build (opinions, disagreement), both (params, obs [..., obs_dim], action [..., act_dim]), over ALL members.
 
     disagreement [...] is the root mean square over dimensions of the standard deviation of the members' means, in units of S.
@@ -163,8 +161,8 @@ def make_opinions(say: Callable, units: Callable) -> tuple[Callable, Callable]:
 
     def opinions(params: Ensemble, obs: Array, action: Array) -> Opinions:
         lead = obs.shape[:-1]
-        flat = obs.reshape(-1, obs.shape[-1]), action.reshape(-1, action.shape[-1])
-        said = say(params.members, (normalize.normalize(params.inputs, flat[0]), flat[1]))
+        rows, known = obs.reshape(-1, obs.shape[-1]), encode(action)
+        said = say(params.members, (normalize.normalize(params.inputs, rows), known.reshape(-1, known.shape[-1])))
         said = jax.tree.map(lambda y: y.reshape(y.shape[0], *lead, *y.shape[2:]), said)
         shift, scale = units(params)
         mean, std = shift + scale * said.mean, scale * jnp.exp(0.5 * said.log_variance)

@@ -17,9 +17,9 @@ from valex import normalize
 from valex import replay as replays
 from valex.losses import gradient_norm
 from valex.models.termination import termination_loss
-from valex.networks import Network, stacked_mlps
+from valex.networks import Network, action_features, stacked_mlps
 from valex.settings import GOLDEN, HOLDOUT_BLOCK, HOLDOUT_CHECK_EVERY, ModelConfig
-from valex.types import Array, PyTree, Transition
+from valex.types import Array, EnvSpec, PyTree, Transition
 
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # where the learned bounds start, in squared units of the prediction
 BOUNDS_WEIGHT = 0.01  # of sum(upper - lower) in the loss, pulls the bounds of the log-variance together
@@ -32,6 +32,7 @@ POISSON_CDF = (0.36787944, 0.73575888, 0.91969860, 0.98101184, 0.99634015, 0.999
 class Nets(NamedTuple):
     """The functions of a member; params leaves [N, ...]."""
 
+    encode: Callable  # (action) -> the numbers that the nets read, [..., d]
     dynamics: Network  # mean and log-variance of the changes
     termination: (
         Network | None
@@ -80,14 +81,16 @@ def poisson_counts(uniform: Array) -> Array:
     return jnp.sum(uniform[..., None] >= jnp.array(POISSON_CDF), axis=-1).astype(jnp.float32)
 
 
-def make_nets(obs_dim: int, act_dim: int, config: ModelConfig) -> Nets:
+def make_nets(spec: EnvSpec, config: ModelConfig) -> Nets:
     """Build the nets of all members: 2 (obs_dim + 1) outputs, half of it for a deterministic member; and one logit."""
 
-    def build(outputs: int) -> Network:
-        return stacked_mlps(obs_dim + act_dim, config.hidden, outputs, config.num_models, config.activation)
+    width, encode = action_features(spec)
 
-    dynamics = build((obs_dim + 1) * (1 if config.deterministic else 2))
-    return Nets(dynamics, build(1) if config.termination == "learned" else None)
+    def build(outputs: int) -> Network:
+        return stacked_mlps(spec.obs_dim + width, config.hidden, outputs, config.num_models, config.activation)
+
+    dynamics = build((spec.obs_dim + 1) * (1 if config.deterministic else 2))
+    return Nets(encode, dynamics, build(1) if config.termination == "learned" else None)
 
 
 def init_members(nets: Nets, key: Array, obs_dim: int, config: ModelConfig) -> Members:
@@ -99,7 +102,7 @@ def init_members(nets: Nets, key: Array, obs_dim: int, config: ModelConfig) -> M
 
 
 def predict(nets: Nets, members: Members, x: tuple[Array, Array], config: ModelConfig) -> Prediction:
-    """Return what members [N, ...] say of x = (normalised obs, action), each [N, B, d] or [B, d]; leaves [N, B, ...]."""
+    """Return what members [N, ...] say of x = (normalised obs, encoded action), each [N, B, d] or [B, d]; leaves [N, B, ...]."""
     joined, d = jnp.concatenate(x, axis=-1), x[0].shape[-1] + 1
     out = nets.dynamics.apply(members.net, joined)
     if config.deterministic:
@@ -146,7 +149,7 @@ def member_losses(
     total, norm, first = 0.0, 0.0, jnp.zeros(())
     for i in range(config.loss_steps):
         row = jax.tree.map(lambda x, i=i: x[:, i], seen.rows)
-        said = predict(nets, members, (normalize.normalize(inputs, z), row.action), config)
+        said = predict(nets, members, (normalize.normalize(inputs, z), nets.encode(row.action)), config)
         after = z + shift[:-1] + scale[:-1] * said.mean[..., :-1]
         reward = shift[-1] + scale[-1] * said.mean[..., -1]
         miss = jnp.concatenate([after - row.next_obs, (reward - row.reward)[..., None]], axis=-1) / safe

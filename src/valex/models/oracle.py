@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from valex.distributions import random_action
 from valex.settings import ModelConfig
 from valex.types import Array, Env, Model, PyTree, StepOut
 
@@ -56,7 +57,7 @@ def typical_change(env: Env, key: Array) -> PyTree:
 
     def step(state, key):
         act_key, env_key = jax.random.split(key)
-        action = jax.random.uniform(act_key, (CALIBRATION_ENVS, env.spec.act_dim), minval=-1.0)
+        action = random_action(act_key, env.spec, (CALIBRATION_ENVS,)).action
         after, _ = jax.vmap(env.step)(jax.random.split(env_key, CALIBRATION_ENVS), state, action)
         change = jax.tree.map(jnp.subtract, *(jax.vmap(env.sim_state)(s) for s in (after, state)))
         return after, change
