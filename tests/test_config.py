@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from typing import get_origin
+from typing import get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -19,8 +19,10 @@ from valex.checks import check
 from valex.config import PRESETS, algorithm, canonical, config_hash, from_dict, horizon, run_id, to_dict
 from valex.fields import CHOICES, RANGES, TYPES, ConfigError, flatten
 from valex.settings import (
+    AGENT_CONFIGS,
     ActorConfig,
     CriticConfig,
+    DDPGConfig,
     DiagnosticsConfig,
     EnvConfig,
     ModelConfig,
@@ -28,6 +30,7 @@ from valex.settings import (
     StoreConfig,
     TrainConfig,
 )
+from valex.tables import AGENTS
 
 NUMERIC = [name for name, hint in TYPES.items() if any(kind in str(hint) for kind in ("int", "float"))]
 
@@ -37,6 +40,10 @@ def put(config: RunConfig, name: str, value) -> RunConfig:
     part, _, leaf = name.rpartition(".")
     if not part:
         return replace(config, **{leaf: value})
+    if name == "agent.name" and value in AGENT_CONFIGS:
+        return replace(config, agent=AGENT_CONFIGS[value]())
+    if part == "agent" and not hasattr(config.agent, leaf):  # of another learner
+        config = replace(config, agent=next(cls() for cls in AGENT_CONFIGS.values() if hasattr(cls(), leaf)))
     return replace(config, **{part: replace(getattr(config, part), **{leaf: value})})
 
 
@@ -56,7 +63,13 @@ def test_every_number_has_a_range_and_every_name_a_table():
     assert set(NUMERIC) == set(RANGES)
     texts = {n for n, hint in TYPES.items() if get_origin(hint) is not tuple and n not in NUMERIC and hint is not bool}
     assert texts - {"env.backend"} == set(CHOICES)  # which backends there are, the environment knows
-    assert set(TYPES) == set(dict(flatten(RunConfig())))
+    learners = [dict(flatten(replace(RunConfig(), agent=cls()))) for cls in AGENT_CONFIGS.values()]
+    assert set(TYPES) == set().union(*learners)
+
+
+def test_a_field_of_several_learners_has_one_type():
+    seen = [(f, hint) for cls in AGENT_CONFIGS.values() for f, hint in get_type_hints(cls).items() if f != "name"]
+    assert len(set(seen)) == len({f for f, _ in seen}) and set(AGENT_CONFIGS) == set(AGENTS)
 
 
 @pytest.mark.parametrize("name", NUMERIC)
@@ -178,6 +191,7 @@ TOGETHER = {
         "critic.particles: .*horizon",
     ),
     "particles actor": (RunConfig(actor=ActorConfig(particles=2)), "actor.particles: .*actor.horizon"),
+    "fields of another": (replace(RunConfig(), agent=DDPGConfig(name="sac")), "agent.name: sac .*DDPGConfig"),
     "no hidden layer": (put(RunConfig(), "agent.hidden", ()), "agent.hidden: .*at least 1"),
     "batch": (put(RunConfig(), "train.warmup_steps", 255), "train.warmup_steps: 255 .*train.batch_size 256"),
     "warm-up only": (put(RunConfig(), "train.env_steps", 512), "train.env_steps: 512 .*warm-up"),
@@ -296,8 +310,8 @@ def test_all_presets_meet_at_horizon_zero():
         if c.train.utd and c.critic.critic_agg == "min"  # `model` trains no agent; the mean of critics is another SAC
     }
     assert len(at_zero) == len(PRESETS) - 2
-    assert {canonical(config) for config in at_zero.values()} == {canonical(PRESETS["sac"])}
-    assert len({run_id(config) for config in at_zero.values()}) == 1
+    assert {canonical(config) for config in at_zero.values()} == {canonical(PRESETS[name]) for name in AGENTS}
+    assert len({run_id(config) for config in at_zero.values()}) == len(AGENTS)
 
 
 def test_settings_of_a_model_that_it_does_not_read_make_no_new_run():
@@ -305,6 +319,13 @@ def test_settings_of_a_model_that_it_does_not_read_make_no_new_run():
     assert run_id(mve(noise=0.1)) == run_id(mve())
     assert run_id(mve(schedule="released", train_every=7, max_steps=3)) == run_id(mve(schedule="released"))
     assert run_id(mve(train_every=7)) != run_id(mve())
+
+
+def test_the_density_counts_only_where_retrace_reads_it():
+    odd = DDPGConfig(density="released")
+    for preset in ("ddpg", "ddpg-ce", "ddpg-ae"):
+        assert run_id(replace(PRESETS[preset], agent=odd)) == run_id(PRESETS[preset])
+    assert run_id(replace(PRESETS["ddpg-retrace"], agent=odd)) != run_id(PRESETS["ddpg-retrace"])
 
 
 def test_canonical_drops_only_what_has_no_effect():

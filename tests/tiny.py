@@ -10,16 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 from valex import device, runner, settings
 from valex.cli import main
 from valex.config import run_id
 from valex.envs.classic import make_pendulum
-from valex.fields import flatten
+from valex.fields import flatten, parts_of
 from valex.settings import EnvConfig, EvalConfig, RunConfig, SACConfig, StoreConfig, TrainConfig
 
 TINY = RunConfig(  # evaluations at 80, 120, 160, 200, 240; the replay wraps
@@ -53,11 +53,9 @@ def documentation() -> dict[str, str]:
         if isinstance(node, ast.ClassDef)
     }
     texts = {}
-    for prefix, cls in [
-        ("", RunConfig),
-        *((f"{f.name}.", type(getattr(RunConfig(), f.name))) for f in fields(RunConfig)),
-    ]:
-        body = classes[cls.__name__].body if cls.__name__ in classes else []
+    parts = [(f"{name}.", part) for name, hint in get_type_hints(RunConfig).items() for part in parts_of(hint)]
+    for prefix, cls in [("", RunConfig), *parts]:
+        body = [line for base in reversed(cls.__mro__[:-1]) for line in classes[base.__name__].body]
         for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                 texts[f"{prefix}{ast.unparse(field.target)}"] = ast.literal_eval(text.value)
@@ -66,7 +64,7 @@ def documentation() -> dict[str, str]:
 
 def words(config: RunConfig) -> list[str]:
     """Return the fields of a config that are not at their default, as a user writes them."""
-    usual = dict(flatten(RunConfig()))
+    usual = dict(flatten(replace(RunConfig(), agent=type(config.agent)())))
     changed = [(name, value) for name, value in flatten(config) if value != usual[name]]
     return [f"{n}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for n, v in changed]
 

@@ -10,7 +10,8 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "ActorConfig": "settings", "CriticConfig": "settings", "EnvConfig": "settings", "EvalConfig": "settings",
-    "ModelConfig": "settings", "RunConfig": "settings", "SACConfig": "settings", "TrainConfig": "settings",
+    "ModelConfig": "settings", "RunConfig": "settings", "TrainConfig": "settings",
+    "SACConfig": "settings", "DDPGConfig": "settings", "TD3Config": "settings",
     "Agent": "types", "Bootstrap": "types", "Env": "types", "Model": "types", "ReturnInputs": "types",
     "Transition": "types",
     "AGENTS": "tables", "ENVS": "tables", "MODELS": "tables", "RULES": "tables", "STUDIES": "tables", "load": "tables",
@@ -19,6 +20,7 @@ _EXPORTS = {
     "make_expansion": "expansion",
     "make_env": "envs.base", "make_oracle": "models.oracle", "make_noisy_oracle": "models.oracle",
     "make_ensemble": "models.ensemble", "make_sac": "agents.sac",
+    "make_ddpg": "agents.ddpg", "make_td3": "agents.td3",
     "make_parts": "train", "make_program": "train", "sample_sequences": "replay", "load_agent": "finished",
     "model_error": "diagnostics.model_error", "ErrorStudy": "diagnostics.model_error",
     "read_runs": "store", "write_report": "report.html",

@@ -6,11 +6,11 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
-from valex.fields import TYPES, flatten
+from valex.fields import TYPES
 from valex.settings import RunConfig
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -74,8 +74,8 @@ class ReportCommand:
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")  # the a.b of a.b=v
 _FLAGS = {name for name, hint in TYPES.items() if hint is bool}
 _FLAGS |= {f.name for cls in (RunOptions, StudyCommand, ReportCommand) for f in fields(cls) if f.type is bool}
-_LISTS = {name for name, value in flatten(RunConfig()) if isinstance(value, tuple)} | {"seeds"}
-_OPTIONAL = {name for name, value in flatten(RunConfig()) if value is None}
+_LISTS = {name for name, hint in TYPES.items() if get_origin(hint) is tuple} | {"seeds"}
+_OPTIONAL = {name for name, hint in TYPES.items() if type(None) in get_args(hint)}
 
 
 def _field(token: str) -> str | None:
@@ -125,7 +125,7 @@ def parse(cls: Any, arguments: list[str], default: Any, prog: str) -> Any:
         with contextlib.redirect_stderr(errors), boxes:
             return tyro.cli(
                 cls, args=words, default=default, prog=prog, description=cls.__doc__, use_underscores=True,
-                config=(tyro.conf.FlagConversionOff,),
+                config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
             )  # fmt: skip
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -148,6 +148,10 @@ def one_line(box: str, prog: str) -> str:
     options = [row for row in rows[rule:] if row.startswith("--")]
     if message.startswith("Unrecognized"):
         flag = message.split(":", 1)[-1].split(",")[0].strip()
+        if _field(flag) in TYPES:  # of another learner
+            return f"{flag}: {prog} has no such field; take the preset of a learner that has it (valex --help)"
         hint = f"; did you mean {options[0]}?" if options else ""
         return f"{flag}: unknown field{hint} ({prog} --help lists all)"
+    if "'--agent.name'" in message:
+        return f"{message} Take the preset of the learner (valex --help)"
     return message + (f"; allowed: {options[0]}" if options and "allowed" not in message else "")

@@ -3,7 +3,15 @@
 import math
 
 from valex.fields import ConfigError, flatten, wrong_value
-from valex.settings import GOLDEN, HOLDOUT_BLOCK, HOLDOUT_CHECK_EVERY, ModelConfig, RunConfig, needs_model
+from valex.settings import (
+    AGENT_CONFIGS,
+    GOLDEN,
+    HOLDOUT_BLOCK,
+    HOLDOUT_CHECK_EVERY,
+    ModelConfig,
+    RunConfig,
+    needs_model,
+)
 from valex.tables import RULES
 
 
@@ -12,14 +20,22 @@ def check(config: RunConfig) -> RunConfig:
     for name, value in flatten(config):
         if wrong := wrong_value(name, value):
             raise ConfigError(wrong)
-    if not config.agent.hidden:
-        raise ConfigError("agent.hidden: () is empty; give one or more widths, each at least 1")
+    _check_agent(config)
     _check_target(config)
     _check_expansion(config)
     if needs_model(config):
         _check_model(config)
     _check_loop(config)
     return config
+
+
+def _check_agent(config: RunConfig) -> None:
+    """Raise ConfigError where the fields are not those of the learner, or ask for what it does not have."""
+    agent = config.agent
+    if type(agent) is not AGENT_CONFIGS[agent.name]:
+        raise ConfigError(f"agent.name: {agent.name} with the fields of {type(agent).__name__}; take its own class")
+    if not agent.hidden:
+        raise ConfigError("agent.hidden: () is empty; give one or more widths, each at least 1")
 
 
 def _check_target(config: RunConfig) -> None:

@@ -60,8 +60,14 @@ def prepare(configs: list[RunConfig], options: RunOptions) -> None:
     from valex import device, launch
 
     device.set_up_jax(options.device, max(map(launch.threads_of, configs)))
-    for config in {(c.env, c.actor.horizon > 0, needs_model(c) and c.model): c for c in configs}.values():
+    for config in {built_from(c): c for c in configs}.values():
         check_environment(config)
+
+
+def built_from(config: RunConfig) -> tuple:
+    """Return what decides whether a config's parts can be built."""
+    noise = config.train.warmup_noise
+    return config.env, config.agent.name, config.actor.horizon > 0, needs_model(config) and config.model, noise
 
 
 def check_environment(config: RunConfig) -> None:

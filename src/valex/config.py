@@ -5,32 +5,41 @@ import json
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any, get_type_hints
 
-from valex.fields import ConfigError
+from valex.fields import ConfigError, parts_of
 from valex.settings import (
     ActorConfig,
     CriticConfig,
+    DDPGConfig,
     DiagnosticsConfig,
     ModelConfig,
     RunConfig,
     StoreConfig,
+    TD3Config,
     TrainConfig,
     needs_model,
 )
 
+CE = CriticConfig(rule="h_step", source="model", horizon=3)
+STEVE = CriticConfig(rule="steve", source="model", horizon=3, critic_agg="mean", member_agg="mean")
+RETRACE = CriticConfig(rule="retrace", source="replay", horizon=3, estimator="doubly_robust")
+
 PRESETS = {
     "sac": RunConfig(),
-    "sac-ce": RunConfig(critic=CriticConfig(rule="h_step", source="model", horizon=3)),
-    "sac-mve": RunConfig(
-        critic=CriticConfig(rule="h_step", source="model", horizon=3), model=ModelConfig(name="ensemble")
-    ),
-    "sac-steve": RunConfig(
-        critic=CriticConfig(rule="steve", source="model", horizon=3, critic_agg="mean", member_agg="mean"),
-        model=ModelConfig(name="ensemble"),
-    ),
+    "sac-ce": RunConfig(critic=CE),
+    "sac-mve": RunConfig(critic=CE, model=ModelConfig(name="ensemble")),
+    "sac-steve": RunConfig(critic=STEVE, model=ModelConfig(name="ensemble")),
     "sac-ae": RunConfig(actor=ActorConfig(horizon=3)),
-    "sac-retrace": RunConfig(
-        critic=CriticConfig(rule="retrace", source="replay", horizon=3, estimator="doubly_robust")
-    ),
+    "sac-retrace": RunConfig(critic=RETRACE),
+    "ddpg": RunConfig(agent=DDPGConfig()),
+    "ddpg-ce": RunConfig(agent=DDPGConfig(), critic=CE),
+    "ddpg-mve": RunConfig(agent=DDPGConfig(), critic=CE, model=ModelConfig(name="ensemble")),
+    "ddpg-ae": RunConfig(agent=DDPGConfig(), actor=ActorConfig(horizon=3)),
+    "ddpg-retrace": RunConfig(agent=DDPGConfig(), critic=RETRACE),
+    "td3": RunConfig(agent=TD3Config()),
+    "td3-ce": RunConfig(agent=TD3Config(), critic=CE),
+    "td3-mve": RunConfig(agent=TD3Config(), critic=CE, model=ModelConfig(name="ensemble")),
+    "td3-ae": RunConfig(agent=TD3Config(), actor=ActorConfig(horizon=3)),
+    "td3-retrace": RunConfig(agent=TD3Config(), critic=RETRACE),
     "model": RunConfig(model=ModelConfig(name="ensemble"), train=TrainConfig(utd=0)),
 }
 
@@ -41,6 +50,16 @@ PRESET_SUMMARIES = {
     "sac-steve": "critic expansion, horizons weighted by what members and critics agree on (STEVE)",
     "sac-ae": "actor expansion: H differentiable model steps in the actor's objective",
     "sac-retrace": "Retrace on stored sequences of H + 1 steps, no model",
+    "ddpg": "deterministic policy gradient, twin critics, H = 0",
+    "ddpg-ce": "DDPG with critic expansion",
+    "ddpg-mve": "DDPG with critic expansion and a learned ensemble",
+    "ddpg-ae": "DDPG with actor expansion",
+    "ddpg-retrace": "DDPG with Retrace, the density that of the exploration noise",
+    "td3": "twin delayed DDPG, H = 0",
+    "td3-ce": "TD3 with critic expansion",
+    "td3-mve": "TD3 with critic expansion and a learned ensemble",
+    "td3-ae": "TD3 with actor expansion",
+    "td3-retrace": "TD3 with Retrace, the density that of the exploration noise",
     "model": "train the dynamics model alone, on random data",
 }
 
@@ -56,7 +75,10 @@ def canonical(config: RunConfig) -> RunConfig:
         critic = replace(critic, lam=usual.lam)
     if actor.horizon == 0:
         actor = ActorConfig(divide_by_length=True)
-    config = replace(config, critic=critic, actor=actor)
+    agent = config.agent
+    if isinstance(agent, DDPGConfig) and (critic.rule, critic.horizon > 0) != ("retrace", True):
+        agent = replace(agent, density=DDPGConfig().density)  # nobody reads it
+    config = replace(config, critic=critic, actor=actor, agent=agent)
     return replace(config, model=_canonical_model(config.model) if needs_model(config) else ModelConfig())
 
 
@@ -136,8 +158,18 @@ def from_dict(data: dict, cls: type = RunConfig) -> Any:
         raise ConfigError(f"{cls.__name__}: unknown field {sorted(unknown)[0]!r}; written by another version of valex?")
     values = {}
     for name, value in data.items():
-        if is_dataclass(hints[name]):
-            values[name] = from_dict(value, hints[name])
+        kinds = parts_of(hints[name])
+        if kinds:
+            values[name] = from_dict(value, kinds[0] if len(kinds) == 1 else _kind_of(value, kinds))
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)
+
+
+def _kind_of(data: Any, kinds: tuple[type, ...]) -> type:
+    """Return which of several dataclasses a dict was made of, by its name."""
+    named = {cls().name: cls for cls in kinds}
+    name = data.get("name", kinds[0]().name) if isinstance(data, dict) else None
+    if name not in named:
+        raise ConfigError(f"{name!r} is none of {', '.join(named)}; written by another version of valex?")
+    return named[name]

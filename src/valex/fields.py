@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from valex.settings import (
     Activation,
     CriticAgg,
+    Density,
     Estimator,
     MemberAgg,
     Propagation,
@@ -32,6 +33,7 @@ class ConfigError(ValueError):
 CHOICES = {
     "env.name": tuple(ENVS),
     "agent.name": tuple(AGENTS),
+    "agent.density": get_args(Density),
     "critic.rule": tuple(RULES),
     "critic.source": get_args(Source),
     "critic.estimator": get_args(Estimator),
@@ -58,6 +60,11 @@ RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of eac
     "agent.init_alpha": (0, math.inf, False, False),
     "agent.target_entropy_per_dim": (-math.inf, math.inf, False, False),
     "agent.tau": (0, 1, False, True),
+    "agent.tau_actor": (0, 1, False, True),
+    "agent.exploration_noise": (0, math.inf, False, False),
+    "agent.policy_delay": (1, 10**6, True, True),
+    "agent.target_noise": (0, math.inf, True, False),
+    "agent.noise_clip": (0, math.inf, True, False),
     "agent.num_critics": (1, 64, True, True),
     "critic.horizon": (0, 1000, True, True),
     "critic.lam": (0, 1, True, True),
@@ -117,12 +124,18 @@ def flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + f.name, value
 
 
+def parts_of(hint: Any) -> tuple[Any, ...]:
+    """Return the dataclasses that a field may hold: one, several where it is one of many kinds, () for a leaf."""
+    options = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    return tuple(option for option in options if is_dataclass(option))
+
+
 def field_types(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted field, type) for every leaf field of nested dataclasses."""
+    """Yield (dotted field, type) for every leaf field of nested dataclasses, of every kind that a part may be of."""
     for name, hint in get_type_hints(cls).items():
-        if is_dataclass(hint):
-            yield from field_types(hint, f"{prefix}{name}.")  # pyright: ignore[reportArgumentType]
-        else:
+        for part in parts_of(hint):
+            yield from field_types(part, f"{prefix}{name}.")
+        if not parts_of(hint):
             yield prefix + name, hint
 
 

@@ -4,7 +4,7 @@ This module imports neither jax nor a component, so that `--help` answers at onc
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Estimator = Literal["plain", "doubly_robust"]
 Source = Literal["replay", "model"]
@@ -16,6 +16,7 @@ Termination = Literal["known", "learned"]
 Schedule = Literal["rate", "released"]
 Resampling = Literal["shared", "own", "poisson"]
 WarmupNoise = Literal["uniform", "ou"]
+Density = Literal["exploration", "released"]
 
 HOLDOUT_BLOCK = (
     32  # consecutive stored steps of one environment that are held out of the dynamics model's training together
@@ -41,29 +42,71 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
-class SACConfig:
+class LearnerConfig:
+    """What every learner has."""
+
+    name: str = ""
+    """Learner, one of `valex list agents`."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Width of each hidden layer of actor and critics (units)."""
+    critic_lr: float = 3e-4
+    """Adam step size of the critics (> 0)."""
+    tau: float = 0.005
+    """Target critic: new = tau * online + (1 - tau) * old, in (0, 1]."""
+    num_critics: int = 2
+    """Critics whose minimum bootstraps (>= 1)."""
+    normalize_obs: bool = True
+    """Divide observations by running statistics, clipped to +-5; grids of flags are left as they are."""
+
+
+@dataclass(frozen=True)
+class SACConfig(LearnerConfig):
     """Soft actor-critic (Haarnoja et al. 2018) with twin critics and a learned temperature."""
 
     name: Literal["sac"] = "sac"
     """Learner, one of `valex list agents`."""
-    hidden: tuple[int, ...] = (256, 256)
-    """Width of each hidden layer of actor and critics (units)."""
     actor_lr: float = 3e-4
     """Adam step size of the actor (> 0)."""
-    critic_lr: float = 3e-4
-    """Adam step size of the critics (> 0)."""
     alpha_lr: float = 3e-4
     """Adam step size of the log temperature (>= 0; 0 keeps alpha fixed)."""
     init_alpha: float = 1.0
     """Entropy temperature at the start (> 0)."""
     target_entropy_per_dim: float = -0.5
     """Target entropy in nats for each action dimension."""
-    tau: float = 0.005
-    """Target critic: new = tau * online + (1 - tau) * old, in (0, 1]."""
-    num_critics: int = 2
-    """Critics whose minimum bootstraps (>= 1)."""
-    normalize_obs: bool = True
-    """Divide observations by running statistics, clipped to +-5."""
+
+
+@dataclass(frozen=True)
+class DDPGConfig(LearnerConfig):
+    """Deep deterministic policy gradient (Lillicrap et al. 2016); with two critics that of 2412.20537, with one the original."""
+
+    name: Literal["ddpg"] = "ddpg"
+    """Learner, one of `valex list agents`."""
+    actor_lr: float = 3e-4
+    """Adam step size of the actor (> 0)."""
+    tau_actor: float = 0.005
+    """Target actor: new = tau_actor * online + (1 - tau_actor) * old, in (0, 1]."""
+    exploration_noise: float = 0.1
+    """Standard deviation of the Gaussian noise added before the tanh when exploring (> 0)."""
+    density: Density = "exploration"
+    """What Retrace takes for log pi and log mu: exploration (the noise really added), or released (deviation D23)."""
+
+
+@dataclass(frozen=True)
+class TD3Config(DDPGConfig):
+    """Twin delayed DDPG (Fujimoto et al. 2018)."""
+
+    name: Literal["td3"] = "td3"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Learner, one of `valex list agents`."""
+    policy_delay: int = 2
+    """Critic updates between updates of the actor and of both targets (>= 1)."""
+    target_noise: float = 0.2
+    """Standard deviation of the noise on target actions (>= 0), in units of the action."""
+    noise_clip: float = 0.5
+    """Bound of that noise (>= 0), in units of the action."""
+
+
+AgentConfig = SACConfig | DDPGConfig | TD3Config
+AGENT_CONFIGS: dict[str, type[AgentConfig]] = {cls().name: cls for cls in get_args(AgentConfig)}
 
 
 @dataclass(frozen=True)
@@ -237,7 +280,7 @@ class RunConfig:
     """One training run."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
-    agent: SACConfig = field(default_factory=SACConfig)
+    agent: AgentConfig = field(default_factory=SACConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

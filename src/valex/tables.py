@@ -18,6 +18,8 @@ class Entry(NamedTuple):
 
 AGENTS = {
     "sac": Entry("valex.agents.sac:make_sac", "soft actor-critic, twin critics, learned temperature"),
+    "ddpg": Entry("valex.agents.ddpg:make_ddpg", "deterministic policy gradient, one or more critics"),
+    "td3": Entry("valex.agents.td3:make_td3", "DDPG with delayed actor, smoothed targets and twin critics"),
 }
 
 RULES = {

@@ -86,6 +86,7 @@ class Bootstrap(NamedTuple):
     bonus: Callable  # (log_prob) -> reward bonus                  -alpha log pi for SAC, 0 otherwise
     q: Callable  # (obs, action) -> q                              as the agent aggregates its critics
     heads: Callable  # (obs, action) -> q [C, ...]                 every critic by itself: critic_agg, STEVE
+    own_log_rho: Callable | None = None  # (obs) -> log pi/mu on the agent's own model rollouts; None: 0, on-policy
 
 
 class CriticRows(NamedTuple):

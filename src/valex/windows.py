@@ -85,12 +85,15 @@ def from_model(
     rewards = path.reward if robust else path.reward + bootstrap.bonus(path.log_prob)
     discounts = gamma * (1.0 - path.terminated)
     continues = jnp.ones_like(value)
+    log_rho = jnp.zeros_like(value)
+    if rule.off_policy and bootstrap.own_log_rho is not None:  # a density that is not that of what is done (D23)
+        log_rho = bootstrap.own_log_rho(path.obs)
     return ReturnInputs(
         reward=jnp.concatenate([reward[None], rewards]),
         discount=jnp.concatenate([discount[None], discounts]),
         value=value,
         q=q,
-        log_rho=jnp.zeros_like(value),
+        log_rho=log_rho,
         continues=continues if trusted is None else continues.at[:-1].set(trusted),
     )
 

@@ -9,20 +9,29 @@ All three gradients are taken at the old parameters and then applied. Critic tar
 current policy, actor objectives the online critic.
 """
 
-from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from valex import distributions, normalize
+from valex.agents.common import (
+    actor_metrics,
+    critic_loss,
+    critic_metrics,
+    descend,
+    first_rows,
+    need_continuous,
+    normalizer,
+    reads_statistics,
+    smallest,
+)
 from valex.expansion import Expansion
-from valex.losses import gradient_norm, gradient_param_std, td_loss
 from valex.networks import Network, critic_ensemble, gaussian_actor
 from valex.settings import SACConfig
 from valex.targets import target_metrics
-from valex.types import ActionSample, Agent, Array, Bootstrap, CriticRows, EnvSpec, PyTree, Transition
+from valex.types import ActionSample, Agent, Array, Bootstrap, EnvSpec, PyTree, Transition
 
 
 class SACState(NamedTuple):
@@ -36,12 +45,6 @@ class SACState(NamedTuple):
     actor_opt: optax.OptState
     critic_opt: optax.OptState
     alpha_opt: optax.OptState
-
-
-def critic_loss(critic: PyTree, q: Network, rows: CriticRows) -> tuple[Array, Array]:
-    """Return (loss, mean Q) on rows whose targets arrive ready made; their observations are normalised."""
-    values = q.apply(critic, rows.obs, rows.action)
-    return td_loss(values, rows.target, rows.weight), jnp.mean(values)
 
 
 def alpha_loss(log_alpha: Array, entropy: Array, target_entropy: float) -> Array:
@@ -67,8 +70,7 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
         return q_network.apply(critic, norm(obs), action)
 
     def q(obs: Array, action: Array) -> Array:
-        # head by head: a minimum over an axis joins what two cores could compute apart
-        return reduce(jnp.minimum, list(heads(obs, action)))
+        return smallest(heads(obs, action))
 
     def value(key: Array, obs: Array) -> Array:
         sample = act(key, obs)
@@ -79,15 +81,14 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
 
 def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     """Build SAC for `spec`. Raises ValueError if the actions of `spec` are discrete."""
-    if spec.num_actions:
-        raise ValueError(f"agent: SAC needs continuous actions, {spec.name} has {spec.num_actions} discrete ones")
+    need_continuous(spec, config.name)
     policy = gaussian_actor(spec.obs_dim, spec.act_dim, config.hidden)
     q_network = critic_ensemble(spec.obs_dim, spec.act_dim, config.hidden, config.num_critics)
     actor_tx, critic_tx, alpha_tx = (optax.adam(lr) for lr in (config.actor_lr, config.critic_lr, config.alpha_lr))
     target_entropy = config.target_entropy_per_dim * spec.act_dim
 
     def norm_of(state: SACState):
-        return lambda obs: normalize.normalize(state.normalizer, obs) if config.normalize_obs else obs
+        return normalizer(config, spec, state.normalizer)
 
     def view(state: SACState, actor: PyTree, critic: PyTree) -> Bootstrap:
         return bootstrap((policy, q_network), actor, critic, jnp.exp(state.log_alpha), norm_of(state))
@@ -101,7 +102,9 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         return SACState(actor, critic, target_critic, log_alpha, normalize.init(spec.obs_dim), *optimizers)
 
     def observe(state: SACState, obs: Array) -> SACState:
-        return state._replace(normalizer=normalize.update(state.normalizer, obs)) if config.normalize_obs else state
+        if not reads_statistics(config, spec):
+            return state
+        return state._replace(normalizer=normalize.update(state.normalizer, obs))
 
     def act(state: SACState, key: Array, obs: Array, explore: bool) -> ActionSample:
         mean, std = policy.apply(state.actor, norm_of(state)(obs))
@@ -115,45 +118,26 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     def update(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> tuple[SACState, dict]:
         """Take one step of critic, actor and temperature, all from gradients at the old parameters."""
         target_key, actor_key = jax.random.split(key)
-        first = jax.tree.map(lambda x: x[0], batch)
         rows = expansion.critic_rows(view(state, state.actor, state.target_critic), target_key, batch, model_params)
         rows = rows._replace(obs=norm_of(state)(rows.obs))
         (c_loss, q_mean), c_grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic, q_network, rows)
         (a_loss, log_prob), a_grads = jax.value_and_grad(actor_loss, has_aux=True)(
-            state.actor, state, actor_key, first, model_params
+            state.actor, state, actor_key, first_rows(batch), model_params
         )
         entropy = -jnp.mean(log_prob)
         t_loss, t_grad = jax.value_and_grad(alpha_loss)(state.log_alpha, entropy, target_entropy)
-        critic, critic_opt = _apply(critic_tx, c_grads, state.critic_opt, state.critic)
-        actor, actor_opt = _apply(actor_tx, a_grads, state.actor_opt, state.actor)
-        log_alpha, alpha_opt = _apply(alpha_tx, t_grad, state.alpha_opt, state.log_alpha)
+        critic, critic_opt = descend(critic_tx, c_grads, state.critic_opt, state.critic)
+        actor, actor_opt = descend(actor_tx, a_grads, state.actor_opt, state.actor)
+        log_alpha, alpha_opt = descend(alpha_tx, t_grad, state.alpha_opt, state.log_alpha)
         target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
-        metrics = (
-            target_metrics(rows.target)
-            | dict(rows.metrics)
-            | {
-                "critic/loss": c_loss,
-                "critic/q_mean": q_mean,
-                "critic/grad_norm": gradient_norm(c_grads),
-                "actor/loss": a_loss,
-                "actor/entropy": entropy,
-                "actor/grad_norm": gradient_norm(a_grads),
-                "actor/grad_param_std": gradient_param_std(a_grads),
-                "alpha/loss": t_loss,
-                "alpha/value": jnp.exp(state.log_alpha),
-            }
-        )
+        metrics = target_metrics(rows.target) | dict(rows.metrics)
+        metrics |= critic_metrics(c_loss, q_mean, c_grads) | actor_metrics(a_loss, a_grads)
+        metrics |= {"actor/entropy": entropy, "alpha/loss": t_loss, "alpha/value": jnp.exp(state.log_alpha)}
         new = SACState(actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt)
         return new, metrics
 
     def actor_grads(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
-        first = jax.tree.map(lambda x: x[0], batch)
+        first = first_rows(batch)
         return jax.grad(lambda actor: actor_loss(actor, state, key, first, model_params)[0])(state.actor)
 
     return Agent(init, observe, act, update, lambda s: view(s, s.actor, s.target_critic), actor_grads)
-
-
-def _apply(tx: optax.GradientTransformation, grads: PyTree, opt: optax.OptState, params: PyTree) -> tuple[Any, Any]:
-    """Return (params, opt) after one optimiser step."""
-    updates, opt = tx.update(grads, opt, params)
-    return optax.apply_updates(params, updates), opt
