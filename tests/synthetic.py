@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from valex.config import canonical, horizon, run_id, to_dict
+from valex.config import algorithm, canonical, horizon, run_id, to_dict
 from valex.settings import RunConfig
 from valex.store import StoredRun
 from valex.studies.base import UNDECIDED, Study, Verdict
@@ -103,7 +103,8 @@ def _diagnostics(world: World, config: RunConfig, rng: np.random.Generator) -> d
 def run(world: World, config: RunConfig, root: Path = Path("runs")) -> StoredRun:
     """Return a run whose curve rises from START to the level of its cell."""
     name, h = arm(config, TRAINING), horizon(config)
-    rng = np.random.default_rng(zlib.crc32(f"{config.env.name} {name} {h} {config.seed}".encode()))
+    drawn_by = " ".join([algorithm(config), *name.split(" ")[1:]])  # learners differ too
+    rng = np.random.default_rng(zlib.crc32(f"{config.env.name} {drawn_by} {h} {config.seed}".encode()))
     train = config.train
     steps = np.round(np.linspace(train.warmup_steps, train.env_steps, 17)[1:])
     failed = (name, h, config.seed) in world.failed

@@ -10,12 +10,28 @@ from test_train import ARMS
 
 from valex.config import PRESETS
 from valex.envs.probe import PROBES
-from valex.settings import EnvConfig, EvalConfig, RunConfig, SACConfig, TrainConfig
+from valex.settings import (
+    DDPGConfig,
+    DDQNConfig,
+    EnvConfig,
+    EvalConfig,
+    RunConfig,
+    SACConfig,
+    TD3Config,
+    TrainConfig,
+)
+from valex.tables import AGENTS
 from valex.train import make_program, total_iterations
 
 GAMMA = 0.9
+LEARNERS = {
+    "sac": SACConfig(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, init_alpha=1e-3, alpha_lr=0.0),
+    "ddpg": DDPGConfig(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, tau_actor=0.05),
+    "td3": TD3Config(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, tau_actor=0.05),
+    # probe_clock shows a constant, 0 when normalised: only the last bias can learn, and Adam moves it by critic_lr a step
+    "ddqn": DDQNConfig(hidden=(32, 32), critic_lr=1e-2, tau=0.05, epsilon_steps=1_000),
+}
 PROBE = RunConfig(
-    agent=SACConfig(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, init_alpha=1e-3, alpha_lr=0.0),
     train=TrainConfig(env_steps=3000, warmup_steps=200, batch_size=64),
     eval=EvalConfig(every=1000, episodes=8, value_bias_states=0, grad_samples=0),
     gamma=GAMMA,
@@ -29,27 +45,37 @@ def trained(config: RunConfig, seed: int = 0):
     return program, state, metrics
 
 
-@pytest.mark.parametrize("arm", ARMS)
+def test_every_agent_learns_here():
+    assert set(LEARNERS) == set(AGENTS)
+
+
+CELLS = [(agent, arm) for agent in AGENTS for arm in ARMS if not (agent == "ddqn" and ARMS[arm].actor.horizon)]
+
+
+@pytest.mark.parametrize(("agent", "arm"), CELLS)
 @pytest.mark.parametrize("probe", PROBES)
-def test_probe(probe, arm):
-    """The critic's soft value (alpha is 0.001) and the policy's mean reach what the probe's table says."""
+def test_probe(probe, agent, arm):
+    """The critic's value (SAC's alpha is 0.001) and the policy's mean reach what the probe's table says."""
     critic, actor, model = ARMS[arm]
-    known = PROBES[probe]
-    program, state, _ = trained(replace(PROBE, env=EnvConfig(probe), critic=critic, actor=actor, model=model))
+    known, discrete = PROBES[probe], agent == "ddqn"
+    env = EnvConfig(f"{probe}_discrete" if discrete else probe)
+    config = replace(PROBE, env=env, agent=LEARNERS[agent], critic=critic, actor=actor, model=model)
+    program, state, _ = trained(config)
     for obs, value in known.values(GAMMA).items():
         obs = jnp.asarray([[obs]], jnp.float32)
         sample = program.parts.agent.act(state.agent, jax.random.key(0), obs, False)
         found = program.parts.agent.bootstrap(state.agent).q(obs, sample.action)
         np.testing.assert_allclose(found, value, atol=0.15 * max(1.0, abs(value)))
         if known.best_action is not None:
-            np.testing.assert_allclose(sample.action[0, 0], known.best_action(float(obs[0, 0])), atol=0.15)
+            found = sample.action[0] / 2.0 - 1.0 if discrete else sample.action[0, 0]
+            np.testing.assert_allclose(found, known.best_action(float(obs[0, 0])), atol=0.15)
 
 
 TOO_SLOW = {  # H = 3 on returns far from 0 (docs/results/reward_offset.md): one of three seeds does not get there in time
     "sac-ce": "oracle, H = 3: one of three seeds ended at -530, mean -269",
     "sac-mve": "learned model, H = 3: one of three seeds ended at -604, mean -298",
 }
-ACTING = [name for name, config in PRESETS.items() if config.train.utd]
+ACTING = [name for name, config in PRESETS.items() if config.train.utd and config.agent.name != "ddqn"]
 SWING_UPS = [(preset, 8.0) for preset in ACTING]
 for preset in ACTING:
     slow = pytest.mark.xfail(strict=True, reason=TOO_SLOW.get(preset, ""))
@@ -63,7 +89,7 @@ def test_pendulum_swing_up(preset, offset):
     Once on the task as it is and once with rewards shifted so that returns lie around 0 (docs/results/reward_offset.md).
     Learned models have the nets of the quick studies.
     """
-    env, agent = EnvConfig("pendulum", reward_offset=offset), SACConfig(hidden=(64, 64))
+    env, agent = EnvConfig("pendulum", reward_offset=offset), replace(PRESETS[preset].agent, hidden=(64, 64))
     config = replace(PRESETS[preset], env=env, agent=agent, gamma=0.95, eval=EvalConfig(grad_samples=0))
     if config.model.name == "ensemble":
         config = replace(config, model=replace(config.model, hidden=(64, 64), steps_per_env_step=0.25))

@@ -354,6 +354,15 @@ def test_a_learned_model_goes_on_where_it_stopped(tmp_path):
     assert metrics(train(config, tmp_path)) == metrics(alone)
 
 
+@pytest.mark.parametrize("agent", [name for name in tables.AGENTS if name != "sac"])
+def test_every_agent_goes_on_where_it_stopped(agent, tmp_path):
+    """Delays, schedules and target nets included: the same bytes after a stop."""
+    config = tiny.LEARNERS[agent]
+    alone = train(config, tmp_path / "alone")
+    train(config, tmp_path, after(2))
+    assert metrics(train(config, tmp_path)) == metrics(alone)
+
+
 def test_a_run_that_has_begun_is_not_begun_anew_for_a_new_seed(tmp_path):
     path = interrupted(tmp_path)
     begun = metrics(path)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from valex import tables
 from valex.config import PRESETS
@@ -89,12 +90,19 @@ def test_replay_keeps_what_the_config_reads_back(preset, kept):
     assert {name for name in optional if jax.tree.leaves(getattr(stored, name))} == kept
 
 
-@pytest.mark.parametrize("preset", ["sac", "sac-ce", "sac-retrace"])
+def test_every_agent_is_tried():
+    assert set(tiny.LEARNERS) == set(tables.AGENTS)
+
+
+@pytest.mark.parametrize("preset", ["sac", "sac-ce", "sac-retrace", "td3", "ddqn"])
 def test_the_compiled_loop_never_copies_the_replay(preset):
     """XLA merged the write of a ring of flags into its gather and copied the ring twice a step; a small loop does not show it."""
     rows = 12_345  # a length that nothing else has
     train = replace(TINY.train, env_steps=rows, warmup_steps=256, batch_size=256)
-    program = make_program(replace(PRESETS[preset], agent=TINY.agent, train=train, eval=TINY.eval))
+    agent, _, _ = preset.partition("-")
+    base = PRESETS[preset] if agent == "sac" else tiny.LEARNERS[agent]
+    base = replace(base, agent=replace(base.agent, hidden=TINY.agent.hidden), train=train, eval=TINY.eval)
+    program = make_program(base)
     state = jax.eval_shape(program.start, jnp.uint32(0))
     text = program.chunk.lower(state, jax.ShapeDtypeStruct((), jnp.int32)).compile().as_text()
     assert f"[{rows}," in text and not re.findall(rf"= \w+\[{rows},[^=]*\bcopy\(", text)
@@ -119,8 +127,10 @@ def test_the_first_bad_iteration_is_found():
     assert min(first.values()) in (1, 2) and first["critic/loss"] < 80 and first["alpha/value"] >= min(first.values())
 
 
-def test_vmapped_seeds_equal_single_runs():
-    config = replace(TINY, eval=replace(TINY.eval, grad_samples=0))
+@pytest.mark.parametrize("agent", tables.AGENTS)
+def test_vmapped_seeds_equal_single_runs(agent):
+    config = replace(TINY, agent=tiny.LEARNERS[agent].agent, eval=replace(TINY.eval, grad_samples=0))
+    config = replace(config, env=tiny.LEARNERS[agent].env if agent == "ddqn" else config.env)
     program = make_program(config)
     seeds = jnp.array([3, 4], jnp.uint32)
     together = jax.jit(jax.vmap(program.start))(seeds)
@@ -132,8 +142,10 @@ def test_vmapped_seeds_equal_single_runs():
     assert float(together["critic/loss"][0]) != float(together["critic/loss"][1])
 
 
-def test_a_run_repeats_itself_exactly():
-    a, b = run(TINY, 5)[1], run(TINY, 5)[1]
+@pytest.mark.parametrize("agent", tables.AGENTS)
+def test_a_run_repeats_itself_exactly(agent):
+    config = replace(tiny.LEARNERS[agent], eval=TINY.eval)
+    a, b = run(config, 5)[1], run(config, 5)[1]
     assert all(float(a[name]) == float(b[name]) for name in a)
 
 
@@ -223,11 +235,11 @@ def test_every_arm_runs_and_stays_finite(arm):
     assert ("model/loss" in metrics) == (model.name == "ensemble")
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_a_state_keeps_its_types(arm):
+@pytest.mark.parametrize(("agent", "arm"), [("sac", arm) for arm in ARMS] + [(name, "ce") for name in tables.AGENTS])
+def test_a_state_keeps_its_types(agent, arm):
     """A weakly typed leaf would change its type in the first chunk, and the whole program would be compiled twice."""
     critic, actor, model = ARMS[arm]
-    program = make_program(replace(TINY, critic=critic, actor=actor, model=model))
+    program = make_program(replace(tiny.LEARNERS[agent], critic=critic, actor=actor, model=model, eval=TINY.eval))
     start = jax.eval_shape(program.start, jnp.uint32(0))
     after = jax.eval_shape(program.chunk, start, jnp.int32(1))[0]
     weak = [

@@ -20,7 +20,17 @@ from valex.cli import main
 from valex.config import run_id
 from valex.envs.classic import make_pendulum
 from valex.fields import flatten, parts_of
-from valex.settings import EnvConfig, EvalConfig, RunConfig, SACConfig, StoreConfig, TrainConfig
+from valex.settings import (
+    DDPGConfig,
+    DDQNConfig,
+    EnvConfig,
+    EvalConfig,
+    RunConfig,
+    SACConfig,
+    StoreConfig,
+    TD3Config,
+    TrainConfig,
+)
 
 TINY = RunConfig(  # evaluations at 80, 120, 160, 200, 240; the replay wraps
     env=EnvConfig(episode_length=20),
@@ -29,6 +39,16 @@ TINY = RunConfig(  # evaluations at 80, 120, 160, 200, 240; the replay wraps
     eval=EvalConfig(every=40, episodes=2, value_bias_states=0, grad_samples=0),
     store=StoreConfig(checkpoint_every=1),
 )
+LEARNERS = {  # the same for every agent
+    "sac": TINY,
+    "ddpg": replace(TINY, agent=DDPGConfig(hidden=(16, 16))),
+    "td3": replace(TINY, agent=TD3Config(hidden=(16, 16), policy_delay=3)),
+    "ddqn": replace(
+        TINY,
+        env=EnvConfig("probe_both_discrete", episode_length=20),
+        agent=DDQNConfig(hidden=(16,), target_every=3, epsilon_steps=100),
+    ),
+}
 LONG = replace(TINY, train=replace(TINY.train, env_steps=6_000))  # seconds, so that a signal can hit it
 TRACES = {"count": 0}
 

@@ -59,6 +59,8 @@ class StudyCommand:
     options: Annotated[RunOptions, tyro.conf.arg(name="")]
     preset: str = "quick"
     """Size of the grid, one of the study's presets (smoke, quick, paper)."""
+    agents: tuple[str, ...] = ()
+    """Learners to run it with, where the study has a choice (horizon: sac, ddpg, td3); empty: the preset's own."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class ReportCommand:
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")  # the a.b of a.b=v
 _FLAGS = {name for name, hint in TYPES.items() if hint is bool}
 _FLAGS |= {f.name for cls in (RunOptions, StudyCommand, ReportCommand) for f in fields(cls) if f.type is bool}
-_LISTS = {name for name, hint in TYPES.items() if get_origin(hint) is tuple} | {"seeds"}
+_LISTS = {name for name, hint in TYPES.items() if get_origin(hint) is tuple} | {"seeds", "agents"}
 _OPTIONAL = {name for name, hint in TYPES.items() if type(None) in get_args(hint)}
 
 

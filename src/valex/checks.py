@@ -8,6 +8,7 @@ from valex.settings import (
     GOLDEN,
     HOLDOUT_BLOCK,
     HOLDOUT_CHECK_EVERY,
+    DDQNConfig,
     ModelConfig,
     RunConfig,
     needs_model,
@@ -36,6 +37,11 @@ def _check_agent(config: RunConfig) -> None:
         raise ConfigError(f"agent.name: {agent.name} with the fields of {type(agent).__name__}; take its own class")
     if not agent.hidden:
         raise ConfigError("agent.hidden: () is empty; give one or more widths, each at least 1")
+    if isinstance(agent, DDQNConfig) and config.actor.horizon:
+        raise ConfigError(
+            "actor.horizon: ddqn has no actor, and no gradient reaches a discrete action; set it to 0 and expand the "
+            "critic (critic.source model, critic.horizon)"
+        )
 
 
 def _check_target(config: RunConfig) -> None:

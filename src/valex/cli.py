@@ -185,7 +185,13 @@ def study(arguments: list[str]) -> int:
     chosen, options = load(STUDIES, name), command.options
     if command.preset not in chosen.presets:
         raise UsageError(f"preset: {command.preset!r} is not known; choose one of {', '.join(chosen.presets)}")
-    configs = [check(config) for config in chosen.presets[command.preset]()]
+    from valex.studies.base import with_learners
+
+    if wrong := [name for name in command.agents if name not in chosen.agents]:
+        raise UsageError(
+            f"agents: {wrong[0]!r} is none of this study's ({', '.join(chosen.agents) or 'it has no choice'})"
+        )
+    configs = [check(config) for config in with_learners(chosen, command.preset, dict.fromkeys(command.agents))]
     root = options.out or Path("runs") / f"{name}-{command.preset}"
     if options.dry_run:
         return plan(configs, root, options)

@@ -10,6 +10,7 @@ from valex.settings import (
     ActorConfig,
     CriticConfig,
     DDPGConfig,
+    DDQNConfig,
     DiagnosticsConfig,
     ModelConfig,
     RunConfig,
@@ -78,6 +79,8 @@ def canonical(config: RunConfig) -> RunConfig:
     agent = config.agent
     if isinstance(agent, DDPGConfig) and (critic.rule, critic.horizon > 0) != ("retrace", True):
         agent = replace(agent, density=DDPGConfig().density)  # nobody reads it
+    if isinstance(agent, DDQNConfig) and agent.policy == "greedy":
+        agent = replace(agent, temperature=DDQNConfig().temperature)
     config = replace(config, critic=critic, actor=actor, agent=agent)
     return replace(config, model=_canonical_model(config.model) if needs_model(config) else ModelConfig())
 
@@ -112,23 +115,29 @@ def horizon(config: RunConfig) -> int:
     return max(config.critic.horizon, config.actor.horizon)
 
 
-def algorithm(config: RunConfig) -> str:
-    """Return the short name of what a config trains: sac, sac-ce, sac-ae, sac-retrace and combinations.
+def expansion(config: RunConfig) -> str:
+    """Return what a config adds to its learner: ce, ae, retrace, nstep and combinations; "" for nothing.
 
-    A model that is not the oracle is named after the part that rolls it out, but sac-ce with an ensemble is sac-mve.
+    A model that is not the oracle is named after the part that rolls it out, but ce with a learned model is mve.
     """
-    critic, name, learned = config.critic, config.agent.name, config.model.name == "ensemble"
+    critic, learned, parts = config.critic, config.model.name == "ensemble", []
+    if critic.horizon > 0:
+        usual = critic.rule == "h_step"
+        if critic.source == "model":
+            name = "mve" if learned else "ce"
+            parts.append(name if usual else f"{name}_{critic.rule}")
+        else:
+            parts.append("nstep" if usual else critic.rule)
+    if config.actor.horizon > 0:
+        parts.append("ae_learned" if learned else "ae")
+    return "-".join(parts)
+
+
+def algorithm(config: RunConfig) -> str:
+    """Return the short name of what a config trains: sac, ddpg-ce, td3-retrace; model where it is the dynamics model alone."""
     if config.train.utd == 0:
         return "model"
-    if critic.horizon > 0:
-        if critic.source == "model":
-            expansion = "mve" if learned else "ce"
-            name += f"-{expansion}" if critic.rule == "h_step" else f"-{expansion}_{critic.rule}"
-        else:
-            name += "-nstep" if critic.rule == "h_step" else f"-{critic.rule}"
-    if config.actor.horizon > 0:
-        name += "-ae_learned" if learned else "-ae"
-    return name
+    return "-".join(filter(None, (config.agent.name, expansion(config))))
 
 
 def config_hash(config: RunConfig) -> str:

@@ -60,3 +60,26 @@ def ou_sample(key: Array, z: Array) -> ActionSample:
     Ornstein-Uhlenbeck noise in discrete time: pushes one way for about ten steps, so that states far from the start are seen.
     """
     return tanh_normal_sample(key, OU_KEEP * z, jnp.full_like(z, OU_SCALE))
+
+
+def categorical_sample(key: Array, logits: Array) -> ActionSample:
+    """Draw a ~ softmax(logits), logits [..., num_actions], with log pi(a) in nats; `latent` is the action itself."""
+    action = jax.random.categorical(key, logits)
+    log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[..., None], axis=-1)[..., 0]
+    return ActionSample(action, log_prob, action)
+
+
+def categorical_mode(values: Array) -> ActionSample:
+    """Return argmax_a values [..., num_actions], the first of several; its log-probability is 0 by convention."""
+    action = jnp.argmax(values, axis=-1).astype(jnp.int32)
+    return ActionSample(action, jnp.zeros(action.shape), action)
+
+
+def epsilon_greedy_sample(key: Array, values: Array, epsilon: Array) -> ActionSample:
+    """Draw argmax_a values, or with probability epsilon uniformly; log mu(a) = log(epsilon / n + (1 - epsilon) 1[argmax])."""
+    n = values.shape[-1]
+    best = jnp.argmax(values, axis=-1)
+    draw_key, coin_key = jax.random.split(key)
+    uniform = jax.random.randint(draw_key, best.shape, 0, n)
+    action = jnp.where(jax.random.uniform(coin_key, best.shape) < epsilon, uniform, best).astype(jnp.int32)
+    return ActionSample(action, jnp.log(epsilon / n + (1.0 - epsilon) * (action == best)), action)

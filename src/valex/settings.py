@@ -17,6 +17,7 @@ Schedule = Literal["rate", "released"]
 Resampling = Literal["shared", "own", "poisson"]
 WarmupNoise = Literal["uniform", "ou"]
 Density = Literal["exploration", "released"]
+Policy = Literal["greedy", "boltzmann"]
 
 HOLDOUT_BLOCK = (
     32  # consecutive stored steps of one environment that are held out of the dynamics model's training together
@@ -105,7 +106,37 @@ class TD3Config(DDPGConfig):
     """Bound of that noise (>= 0), in units of the action."""
 
 
-AgentConfig = SACConfig | DDPGConfig | TD3Config
+@dataclass(frozen=True)
+class DDQNConfig(LearnerConfig):
+    """Double DQN (van Hasselt et al. 2016), duelling optional; sizes of the net as for MinAtar (Young and Tian 2019)."""
+
+    name: Literal["ddqn"] = "ddqn"
+    """Learner, one of `valex list agents`."""
+    hidden: tuple[int, ...] = (128,)
+    """Width of each hidden layer behind the torso (units)."""
+    filters: int = 16
+    """Filters of the 3 x 3 convolution that reads a grid (>= 1); a vector has none."""
+    num_critics: int = 1
+    """Critics whose minimum acts and bootstraps (>= 1)."""
+    dueling: bool = False
+    """Q = V + A - mean A, with a head for each."""
+    double: bool = True
+    """The online net chooses the action that the target net judges; False: the target net does both (DQN)."""
+    target_every: int = 1
+    """Updates between moves of the target net (>= 1); DQN's hard copy is tau 1 every 1,000 or so."""
+    epsilon_start: float = 1.0
+    """Share of random actions after the warm-up, in [0, 1]."""
+    epsilon_end: float = 0.05
+    """Share of random actions at the end of the schedule, in [0, 1]."""
+    epsilon_steps: int = 4_000
+    """Control steps over which the share falls linearly, counted from the first (>= 1)."""
+    policy: Policy = "greedy"
+    """What rollouts and targets follow: greedy, or boltzmann with pi ~ exp(Q / temperature)."""
+    temperature: float = 0.1
+    """Of the Boltzmann policy (> 0), in units of return."""
+
+
+AgentConfig = SACConfig | DDPGConfig | TD3Config | DDQNConfig
 AGENT_CONFIGS: dict[str, type[AgentConfig]] = {cls().name: cls for cls in get_args(AgentConfig)}
 
 

@@ -20,6 +20,9 @@ AGENTS = {
     "sac": Entry("valex.agents.sac:make_sac", "soft actor-critic, twin critics, learned temperature"),
     "ddpg": Entry("valex.agents.ddpg:make_ddpg", "deterministic policy gradient, one or more critics"),
     "td3": Entry("valex.agents.td3:make_td3", "DDPG with delayed actor, smoothed targets and twin critics"),
+    "ddqn": Entry(
+        "valex.agents.ddqn:make_ddqn", "double DQN for discrete actions, vectors and grids, duelling optional"
+    ),
 }
 
 RULES = {

@@ -220,7 +220,7 @@ def make_evaluation(config: RunConfig, parts: Parts) -> Callable:
             metrics |= evaluate.value_bias(
                 parts.env, parts.agent, state.agent, bias_key, config.gamma, settings.value_bias_states
             )
-        if settings.grad_samples:
+        if settings.grad_samples and parts.agent.actor_grads:
             sample_key, noise_key = jax.random.split(jax.random.fold_in(grad_key, state.iterations))
             batch = replays.sample_sequences(state.replay, sample_key, settings.grad_samples, 1)
             first = jax.tree.map(lambda x: x[0], batch)

@@ -136,7 +136,9 @@ class Agent(NamedTuple):
     act: Callable  # (state, key, obs, explore) -> ActionSample    explore False: the evaluation policy
     update: Callable  # (state, key, batch, model_params) -> (state, metrics)     batch [T, B]
     bootstrap: Callable  # (state) -> Bootstrap                    target parameters; also read by diagnostics
-    actor_grads: Callable  # (state, key, batch, model_params) -> gradient of the actor loss; diagnostics vmap it
+    actor_grads: (
+        Callable | None
+    )  # (state, key, batch, model_params) -> gradient of the actor loss; None without an actor
 
 
 class ReturnInputs(NamedTuple):

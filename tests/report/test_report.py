@@ -53,7 +53,7 @@ def rows_of(path):
 def root(tmp_path_factory):
     """The quick preset with one diverged, one interrupted and one missing run."""
     root = tmp_path_factory.mktemp("runs") / "horizon"
-    world = World(failed=frozenset({("sac-ce", 3, 2)}), seconds=lambda arm, h: 1e-3 * (1 + h))
+    world = World(failed=frozenset({("ce", 3, 2)}), seconds=lambda arm, h: 1e-3 * (1 + h))
     for k, config in enumerate(quick()[:-1]):
         made = synthetic.run(world, config, root)
         synthetic.save(made._replace(status={"state": "interrupted", "message": "stopped"}) if k == 7 else made)
@@ -107,7 +107,7 @@ def test_every_file_of_every_figure_is_there_and_nothing_else(index, parsed):
 
 def test_tables_as_csv(index):
     results = rows_of(index.parent / "results.csv")
-    assert [(r["arm"], r["horizon"]) for r in results][:3] == [("sac", "0"), ("sac-ce", "1"), ("sac-ce", "3")]
+    assert [(r["arm"], r["horizon"]) for r in results][:3] == [("base", "0"), ("ce", "1"), ("ce", "3")]
     assert (results[2]["finished"], results[2]["failed"]) == ("4", "1")
     claims = rows_of(index.parent / "claims.csv")
     assert [r["claim"] for r in claims] == [claim.id for claim in HORIZON.claims]
@@ -178,7 +178,7 @@ def look(name):
 
 
 def test_a_learned_model_has_the_hue_of_the_oracle_lighter_dashed_and_hollow():
-    for learned, oracle in (("sac-mve", "sac-ce"), ("sac-ae_learned", "sac-ae"), ("sac-mve_min", "sac-ce_min")):
+    for learned, oracle in (("mve", "ce"), ("ae_learned", "ae"), ("mve_min", "ce_min")):
         (tint, line, marker, hollow), (dark, solid, same, filled) = look(learned), look(oracle)
         assert (line, solid, hollow, filled) == ("--", "-", True, False) and marker == same
         mixed = [(int(dark[k : k + 2], 16) + 255) / 2 - int(tint[k : k + 2], 16) for k in (1, 3, 5)]
@@ -186,13 +186,13 @@ def test_a_learned_model_has_the_hue_of_the_oracle_lighter_dashed_and_hollow():
 
 
 def test_arms_of_one_panel_are_told_apart():
-    rules = ["sac", "sac-ce", "sac-ce_mean", "sac-ce_min", "sac-ce_steve"]
-    rules += [f"sac-ce_td_lambda critic.lam={lam}" for lam in (0.25, 0.75)]
-    variants = ["sac", "sac-ce", "sac-ce critic.td_k=True", "sac-ce critic.max_disagreement=0.2"]
-    variants += ["sac-ce model.num_models=1", "sac-ce model.loss_steps=4"]
+    rules = ["base", "ce", "ce_mean", "ce_min", "ce_steve"]
+    rules += [f"ce_td_lambda critic.lam={lam}" for lam in (0.25, 0.75)]
+    variants = ["base", "ce", "ce critic.td_k=True", "ce critic.max_disagreement=0.2"]
+    variants += ["ce model.num_models=1", "ce model.loss_steps=4"]
     for names in (rules, variants, ["first", "second", "third", "fourth"]):
         assert len({colour(name) for name in names}) == len(names)
-    models = ["sac", "sac-ce", "sac-mve", "sac-ae", "sac-ae_learned", "sac-retrace"]
+    models = ["base", "ce", "mve", "ae", "ae_learned", "retrace"]
     assert len({look(name) for name in models}) == len(models)
 
 

@@ -37,27 +37,27 @@ def test_counts_of_the_grids():
     assert set(cells.values()) == {5}
     assert Counter(env for env, _, _ in cells) == {EASY: 2 + 10 + 13, HARD: 2 + 4 + 9}
     rules = {name for env, name, h in cells if env == EASY and h == 3}
-    assert {f"sac-mve{rule}" for rule in ("", "_mean", "_min", "_steve")} | {SINGLE, MULTI_STEP} <= rules
-    assert not [name for _, name, _ in cells if "sac-ce" in name and "max_disagreement" in name]
+    assert {f"mve{rule}" for rule in ("", "_mean", "_min", "_steve")} | {SINGLE, MULTI_STEP} <= rules
+    assert not [name for _, name, _ in cells if "ce" in name and "max_disagreement" in name]
     assert len(paper()) == 5 * (2 + 16 + 22) * 9
 
 
 def test_the_mean_of_critics_is_an_arm_of_its_own_at_horizon_zero():
     level = lambda name, h: -300.0 if "critic_agg" in name and not h else -200.0  # noqa: E731
     grid = world_grid(World(level=level), env=EASY)
-    name = "sac critic.critic_agg=mean"
+    name = "base critic.critic_agg=mean"
     assert name in arms(grid) and horizons(grid, EASY, name) == [0]
-    assert len(scores(grid, EASY, name, 0)) == len(scores(grid, EASY, "sac-mve_min", 0)) == 6
-    assert max(scores(grid, EASY, name, 0).values()) < min(scores(grid, EASY, "sac-mve_min", 0).values())
+    assert len(scores(grid, EASY, name, 0)) == len(scores(grid, EASY, "mve_min", 0)) == 6
+    assert max(scores(grid, EASY, name, 0).values()) < min(scores(grid, EASY, "mve_min", 0).values())
     rows = [(row.arm, row.horizon) for row in results(grid)]
-    assert len(rows) == len(set(rows)) and (name, 0) in rows and ("sac", 0) in rows
+    assert len(rows) == len(set(rows)) and (name, 0) in rows and ("base", 0) in rows
 
 
 def test_a_rule_has_one_row_for_both_models():
     rows = list(places(world_grid(env=EASY, seeds=(1,)), EASY).values())
     assert rows == [
-        "SAC",
-        "SAC, mean of critics",
+        "no expansion",
+        "no expansion, mean of critics",
         *(f"H = {h}" for h in (1, 2, 3, 5)),
         "mean over horizons",
         "min over horizons",
@@ -76,7 +76,7 @@ def test_a_rule_has_one_row_for_both_models():
 
 def levels(**by_arm):
     """Return level(arm, H): a return for an arm, or by its horizon; -200 elsewhere."""
-    names = {"single": SINGLE, "multi": MULTI_STEP, "ce": "sac-ce", "mve": "sac-mve", "min_": "sac-mve_min"}
+    names = {"single": SINGLE, "multi": MULTI_STEP, "ce": "ce", "mve": "mve", "min_": "mve_min"}
     table = {names[key]: value for key, value in by_arm.items()}
 
     def level(name, h):
@@ -93,7 +93,7 @@ def world(**by_arm):
 NOISY = World(noise=300.0)
 LOW = World(bias=lambda name, h: -20.0 if name.endswith("_min") else 2.0)
 HIGH = World(bias=lambda name, h: 20.0 if name.endswith("_min") else 2.0)
-MIXED = World(bias=lambda name, h: -20.0 if name == "sac-mve_min" else 2.0)
+MIXED = World(bias=lambda name, h: -20.0 if name == "mve_min" else 2.0)
 CASES = [
     ("C6", world(single=-400.0), world(single=-100.0), NOISY),
     ("C7", world(multi=-100.0), world(multi=-400.0), NOISY),
@@ -126,7 +126,7 @@ def test_the_minimum_is_judged_on_harder_tasks_only_and_the_rest_everywhere():
 
 
 def test_bias_is_judged_with_the_models_that_ran_both_rules():
-    runs = [synthetic.run(LOW, c) for c in configs(env=HARD) if "sac-ce" not in arm(c)]
+    runs = [synthetic.run(LOW, c) for c in configs(env=HARD) if "ce" not in arm(c)]
     claim = COMBINE_HORIZONS.claims[-1]
     assert judge(claim, make_grid(runs))[0].verdict == SUPPORTED
     none = [r for r in runs if "_min" not in r.path.name]
@@ -137,7 +137,7 @@ def test_bias_is_judged_with_the_models_that_ran_both_rules():
 
 
 def test_every_figure_draws_panels_that_hold_data():
-    grid = world_grid(World(failed=frozenset({("sac-mve", 3, 2)})))
+    grid = world_grid(World(failed=frozenset({("mve", 3, 2)})))
     for figure in COMBINE_HORIZONS.figures:
         plate = figure.plate(grid)
         assert plate.panels, figure.name
@@ -161,6 +161,6 @@ def test_rows_of_a_figure_are_the_rules_that_have_the_quantity():
 def test_learning_curves_show_one_horizon():
     plates = {figure.name: figure.plate(world_grid(env=EASY, seeds=(1, 2))) for figure in COMBINE_HORIZONS.figures}
     labels = [s.label for s in plates["curves_rules"].panels[0].series]
-    assert labels[:2] == ["SAC (H = 0)", "H = 3"] and "STEVE" in labels and "single model" not in labels
+    assert labels[:2] == ["no expansion (H = 0)", "H = 3"] and "STEVE" in labels and "single model" not in labels
     labels = [s.label for s in plates["curves_variants"].panels[0].series]
     assert {"single model", "4-step loss", "TD-k"} <= set(labels) and "STEVE" not in labels

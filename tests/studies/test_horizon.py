@@ -8,20 +8,30 @@ import pytest
 import synthetic
 from synthetic import World
 
-from valex.config import algorithm, horizon
-from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
-from valex.studies.cells import arms, auc, final, horizons, make_grid, paired, return_bounds, scores
-from valex.studies.horizon import HORIZON, paper, quick, quick_base, quick_learned, smoke
+from valex.config import expansion, horizon
+from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, with_learner
+from valex.studies.cells import arms, auc, envs, final, horizons, make_grid, paired, return_bounds, scores
+from valex.studies.horizon import (
+    HORIZON,
+    paper,
+    quick,
+    quick_base,
+    quick_learned,
+    quick_particles,
+    smoke,
+    with_released_density,
+)
 from valex.studies.horizon import grid as make_configs
 from valex.studies.judge import POOLED, judge
+from valex.studies.naming import arm
 from valex.studies.results import as_text, results
 
 PAPER = {"inverted_pendulum", "cartpole", "hopper", "walker2d", "halfcheetah"}
 SHORT = (0, 1, 3, 5, 10)
 
 
-EVERY = ("sac-ce", "sac-ae", "sac-retrace")
-LEARNED = ("sac-mve", "sac-ae_learned")
+EVERY = ("ce", "ae", "retrace")
+LEARNED = ("mve", "ae_learned")
 
 
 def configs(env="pendulum", horizons=SHORT, seeds=(1, 2, 3, 4, 5, 6), arms=EVERY):
@@ -42,30 +52,30 @@ def verdict(claim_id, world, env="pendulum", **which):
 @pytest.mark.parametrize("name", HORIZON.presets)
 def test_one_seed_of_each_cell_is_timed_and_targets_are_compared_at_horizon_zero(name):
     declared = HORIZON.presets[name]()
-    per_cell = Counter((c.env.name, algorithm(c), horizon(c)) for c in declared if c.diagnostics.overhead)
+    per_cell = Counter((c.env.name, arm(c), horizon(c)) for c in declared if c.diagnostics.overhead)
     assert set(per_cell.values()) == {1}  # one seed of each cell is timed
     assert all(bool(c.diagnostics.target_horizons) == (horizon(c) == 0) for c in declared)
 
 
 def test_counts_of_the_grids():
     assert len(smoke()) == 2 * 3
-    assert Counter((algorithm(c), horizon(c)) for c in quick()) == {
-        ("sac", 0): 5,
-        **{("sac-ce", h): 5 for h in (1, 3, 5, 10)},
-        **{("sac-retrace", h): 5 for h in (1, 3, 5)},
+    assert Counter((expansion(c) or "base", horizon(c)) for c in quick()) == {
+        ("base", 0): 5,
+        **{("ce", h): 5 for h in (1, 3, 5, 10)},
+        **{("retrace", h): 5 for h in (1, 3, 5)},
     }
-    assert [c for c in quick_learned() if algorithm(c) != "sac-mve"] == quick()
-    assert Counter(horizon(c) for c in quick_learned() if algorithm(c) == "sac-mve") == dict.fromkeys((1, 3, 5, 10), 5)
+    assert [c for c in quick_learned() if expansion(c) != "mve"] == quick()
+    assert Counter(horizon(c) for c in quick_learned() if expansion(c) == "mve") == dict.fromkeys((1, 3, 5, 10), 5)
     declared = paper()
     assert len(declared) == 1395
-    cells = {(c.env.name, algorithm(c), horizon(c)) for c in declared}
+    cells = {(c.env.name, expansion(c), horizon(c)) for c in declared}
     assert Counter(env for env, _, _ in cells) == dict.fromkeys(PAPER, 31)
-    assert {name for _, name, _ in cells} == {"sac", "sac-ce", "sac-mve", "sac-ae", "sac-ae_learned", "sac-retrace"}
+    assert {name for _, name, _ in cells} == {"", "ce", "mve", "ae", "ae_learned", "retrace"}
     assert {c.seed for c in declared} == set(range(1, 10))
 
 
 def test_paper_has_the_published_settings():
-    one = {c.env.name: c for c in paper() if horizon(c) == 30 and c.seed == 1 and algorithm(c) == "sac-ce"}
+    one = {c.env.name: c for c in paper() if horizon(c) == 30 and c.seed == 1 and expansion(c) == "ce"}
     table = {
         name: (c.train.num_envs, c.gamma, c.env.action_repeat, c.train.warmup_steps, c.train.batch_size)
         for name, c in one.items()
@@ -82,7 +92,7 @@ def test_paper_has_the_published_settings():
         c.agent.alpha_lr == 5e-5 and c.agent.hidden == (256, 256) and c.actor.divide_by_length for c in one.values()
     )
     assert 0 <= 1_000_000 - one["hopper"].train.env_steps < 128
-    learned = next(c for c in paper() if algorithm(c) == "sac-ae_learned").model
+    learned = next(c for c in paper() if expansion(c) == "ae_learned").model
     assert (learned.num_models, learned.num_elites, learned.hidden, learned.lr) == (5, None, (256,) * 4, 3e-4)
 
 
@@ -91,9 +101,9 @@ def test_paper_has_the_published_settings():
 
 def test_horizon_zero_is_one_cell_of_every_arm():
     grid = world_grid()
-    assert arms(grid) == ["sac-ce", "sac-ae", "sac-retrace"]
+    assert arms(grid) == ["ce", "ae", "retrace"]
     assert all(horizons(grid, "pendulum", name) == list(SHORT) for name in arms(grid))
-    assert scores(grid, "pendulum", "sac-ce", 0) == scores(grid, "pendulum", "sac-retrace", 0)
+    assert scores(grid, "pendulum", "ce", 0) == scores(grid, "pendulum", "retrace", 0)
 
 
 def test_final_is_the_last_evaluation_and_auc_the_mean_height():
@@ -108,27 +118,27 @@ def test_final_is_the_last_evaluation_and_auc_the_mean_height():
 def test_runs_under_other_settings_are_not_mixed_in():
     few = [replace(c, gamma=0.9) for c in configs(seeds=(1,), arms=())]
     grid = make_grid([synthetic.run(World(), c) for c in [*few, *configs(seeds=(1, 2))]])
-    assert len(scores(grid, "pendulum", "sac", 0)) == 2
+    assert len(scores(grid, "pendulum", "base", 0)) == 2
     assert grid.left_out == ["1 run(s) in pendulum with other settings than the rest: gamma = 0.9 (not 0.95)"]
 
 
 def test_unfinished_and_failed_runs_are_counted_and_shown():
-    runs = [synthetic.run(World(failed=frozenset({("sac-ce", 3, 2)})), c) for c in configs(arms=("sac-ce",))]
+    runs = [synthetic.run(World(failed=frozenset({("ce", 3, 2)})), c) for c in configs(arms=("ce",))]
     runs = [
         r._replace(status={"state": "interrupted"}) if r.path.name.startswith("pendulum__sac-ce__H5__s1_") else r
         for r in runs
     ]
     rows = {(row.arm, row.horizon): row for row in results(make_grid(runs))}
-    assert [rows["sac-ce", h][3:6] for h in (1, 3, 5)] == [(6, 0, 0), (5, 1, 0), (5, 0, 1)]
+    assert [rows["ce", h][5:8] for h in (1, 3, 5)] == [(6, 0, 0), (5, 1, 0), (5, 0, 1)]
     text = as_text(list(rows.values()))
     assert text.isascii() and "5 (1 diverged)" in text and "5 (1 unfinished)" in text
 
 
 def test_a_failed_run_scores_the_floor_only_where_asked():
-    grid = world_grid(World(failed=frozenset({("sac-ce", 3, 2)})))
-    found = paired(grid, "pendulum", [("sac-ce", 3), ("sac-ce", 0)])
+    grid = world_grid(World(failed=frozenset({("ce", 3, 2)})))
+    found = paired(grid, "pendulum", [("ce", 3), ("ce", 0)])
     assert not isinstance(found, str) and found.values.shape == (2, 5) and found.failed == 1
-    with_floor = scores(grid._replace(floor=True), "pendulum", "sac-ce", 3)
+    with_floor = scores(grid._replace(floor=True), "pendulum", "ce", 3)
     assert with_floor[2] == return_bounds(grid, "pendulum")[0] == min(with_floor.values())
 
 
@@ -141,7 +151,7 @@ def levels(**by_arm):
 
 
 def ce(*values):
-    return World(level=levels(sac={0: values[0]}, sac_ce=dict(zip(SHORT[1:], values[1:], strict=True))))
+    return World(level=levels(base={0: values[0]}, ce=dict(zip(SHORT[1:], values[1:], strict=True))))
 
 
 def noisy(world, noise=300.0):
@@ -153,13 +163,13 @@ CASES = [
     ("T1a", ce(-400, -300, -250, -240, -240), ce(-200, -300, -350, -400, -400), noisy(FLAT)),
     ("T1b", ce(-600, -400, -300, -280, -270), ce(-600, -590, -500, -100, -100), noisy(FLAT)),
     ("T1c", ce(-600, -400, -300, -280, -270), ce(-600, -600, -600, -600, -200), noisy(FLAT)),
-    ("T1d", FLAT, World(level=lambda name, h: -500.0 if name == "sac-mve" else -200.0), noisy(FLAT)),
-    ("T2", World(level=levels(sac_ae={10: -500.0})), World(level=levels(sac_ae={10: -50.0})), noisy(FLAT)),
-    ("T3a", FLAT, World(level=lambda name, h: -500.0 if name == "sac-retrace" else -200.0), noisy(FLAT)),
-    ("T3b", FLAT, World(level=lambda name, h: -500.0 if name == "sac-ae" else -200.0), noisy(FLAT)),
+    ("T1d", FLAT, World(level=lambda name, h: -500.0 if name == "mve" else -200.0), noisy(FLAT)),
+    ("T2", World(level=levels(ae={10: -500.0})), World(level=levels(ae={10: -50.0})), noisy(FLAT)),
+    ("T3a", FLAT, World(level=lambda name, h: -500.0 if name == "retrace" else -200.0), noisy(FLAT)),
+    ("T3b", FLAT, World(level=lambda name, h: -500.0 if name == "ae" else -200.0), noisy(FLAT)),
     ("T5a", FLAT, World(target_mean=lambda h: -50.0 - 2.0 * h), World(target_mean=lambda h: -50.0 - 0.2 * h)),
     ("T5b", FLAT, World(target_mean=lambda h: -90.0), World(target_mean=lambda h: -52.0)),
-    ("T9a", FLAT, World(seconds=lambda name, h: 1e-3 * (1 + (name == "sac-retrace"))), None),
+    ("T9a", FLAT, World(seconds=lambda name, h: 1e-3 * (1 + (name == "retrace"))), None),
     ("T9b", World(seconds=lambda name, h: 1e-3 * (1 + h)), FLAT, None),
     ("T9c", World(seconds=lambda name, h: 1e-3 * (1 + h)), FLAT, None),
 ]
@@ -174,6 +184,69 @@ def test_claims_reach_every_verdict(claim, yes, no, open_):
         open_ = World(seconds=lambda name, h: 1e-3 * (1.1 if h else 1.0))
     assert verdict(claim, open_, arms=arms).verdict == UNDECIDED
     assert synthetic.undecided_for_few(verdict(claim, yes, arms=arms, seeds=(1, 2, 3, 4)))
+
+
+ODD_CE, ODD_RETRACE = "ce_retrace agent.density=released", "retrace agent.density=released"
+DDPG_CASES = [
+    ("T4a", ce(-600, -400, -300, -280, -270), ce(-600, -590, -500, -100, -100), noisy(FLAT)),
+    ("T4b", ce(-600, -400, -300, -280, -270), ce(-600, -600, -600, -600, -200), noisy(FLAT)),
+    ("T4c", World(target_variance=lambda h: 0.0), FLAT, None),
+    ("T4d", FLAT, World(level=lambda name, h: -500.0 if name == ODD_RETRACE else -200.0), noisy(FLAT)),
+    (
+        "T4e",
+        World(level=lambda name, h: (-600, -400, 0, -300, 0, -280)[min(h, 5)] if name in (ODD_CE, "base") else -200.0),
+        World(level=lambda name, h: (-600, -590, 0, -500, 0, -100)[min(h, 5)] if name in (ODD_CE, "base") else -200.0),
+        noisy(FLAT),
+    ),
+]
+
+
+def ddpg_grid(world, agents=("ddpg",), seeds=(1, 2, 3, 4, 5, 6)):
+    """Critic expansion and Retrace with deterministic learners, and DDPG as the release has it."""
+    plain = configs(arms=("ce", "retrace"), seeds=seeds)
+    runs = [c for agent in agents for c in with_released_density([with_learner(p, agent) for p in plain])]
+    return make_grid([synthetic.run(world, config) for config in runs])
+
+
+@pytest.mark.parametrize("claim, yes, no, open_", DDPG_CASES, ids=[case[0] for case in DDPG_CASES])
+def test_claims_about_deterministic_policies(claim, yes, no, open_):
+    judged = lambda world, **which: synthetic.judged(HORIZON, claim, ddpg_grid(world, **which))  # noqa: E731
+    assert judged(yes).verdict == SUPPORTED and judged(no).verdict == NOT_SUPPORTED
+    if open_:
+        assert judged(open_).verdict == UNDECIDED
+    assert synthetic.undecided_for_few(judged(yes, seeds=(1, 2, 3, 4)))
+
+
+def test_learners_are_compared_within_themselves():
+    """One row of figures and one set of verdicts for each learner; what one does to another is no claim of this study."""
+    grid = ddpg_grid(FLAT, agents=("sac", "ddpg", "td3"))
+    assert envs(grid) == [f"pendulum · {name}" for name in ("SAC", "DDPG", "TD3")] and not grid.left_out
+    assert {name for task, name, _ in grid.cells if "DDPG" in task} == {"base", "ce", "retrace", ODD_CE, ODD_RETRACE}
+    assert {name for task, name, _ in grid.cells if "TD3" in task} == {"base", "ce", "retrace"}
+    by_claim = {claim.id: [v.env for v in judge(claim, grid)] for claim in HORIZON.claims}
+    assert by_claim["T1b"] == ["pendulum · SAC"] and by_claim["T4c"] == ["pendulum · DDPG"]
+    assert by_claim["T4a"] == ["pendulum · DDPG", "pendulum · TD3", "pooled"]
+    rows = {(r.task, r.env, r.agent) for r in results(grid)}
+    assert ("pendulum · TD3", "pendulum", "td3") in rows
+    for figure in HORIZON.figures:
+        for panel in figure.plate(grid).panels:
+            assert "pendulum" in panel.title or figure.name.startswith("overhead")
+
+
+MANY = "ce critic.particles=8"
+FLAT_ABOVE_ONE = World(level=lambda name, h: (-600, -400, 0, -300, 0, -280)[min(h, 5)] if name != "ce" else -200.0)
+PARTICLE_CASES = [
+    ("T8a", FLAT_ABOVE_ONE, World(level=lambda name, h: (-600, -590, 0, -500, 0, -100)[min(h, 5)]), noisy(FLAT)),
+    ("T8b", FLAT, World(level=lambda name, h: -500.0 if name == MANY else -200.0), noisy(FLAT)),
+]
+
+
+@pytest.mark.parametrize("claim, yes, no, open_", PARTICLE_CASES, ids=[case[0] for case in PARTICLE_CASES])
+def test_claims_about_particles(claim, yes, no, open_):
+    declared = quick_particles()
+    assert {(arm(c), horizon(c)) for c in declared} == {("base", 0)} | {(a, h) for a in ("ce", MANY) for h in SHORT[1:]}
+    judged = lambda world: synthetic.judged(HORIZON, claim, make_grid([synthetic.run(world, c) for c in declared]))  # noqa: E731
+    assert [judged(world).verdict for world in (yes, no, open_)] == [SUPPORTED, NOT_SUPPORTED, UNDECIDED]
 
 
 LONG = (0, 1, 3, 30)
@@ -199,11 +272,11 @@ def test_actor_gradient_claims_are_about_halfcheetah(claim):
     late = World(gradient=lambda h: 1.0 if h > 3 else 1e-2 if h == 3 else 1e-3)
     assert verdict(claim, late, env="halfcheetah").verdict == UNDECIDED
     absent = verdict(claim, explodes, env="hopper")
-    assert absent.verdict == UNDECIDED and absent.reason == "not run in this preset: halfcheetah"
+    assert absent.verdict == UNDECIDED and absent.reason == "not run in this preset: halfcheetah, SAC"
 
 
 def test_the_learned_actor_gradient_claim_begins_at_twenty_steps():
-    arms, horizons = ("sac-ae_learned",), (0, 1, 3, 10, 20, 30)
+    arms, horizons = ("ae_learned",), (0, 1, 3, 10, 20, 30)
     late = World(gradient=lambda h: 1e-3 if h < 20 else 1.0)
     assert verdict("T6c", late, env="halfcheetah", arms=arms, horizons=horizons).verdict == SUPPORTED
     assert verdict("T6c", FLAT, env="halfcheetah", arms=arms, horizons=horizons).verdict == NOT_SUPPORTED
@@ -212,7 +285,7 @@ def test_the_learned_actor_gradient_claim_begins_at_twenty_steps():
 
 
 def test_absent_arms_are_undecided_with_the_reason():
-    grid = world_grid(arms=("sac-retrace",))
+    grid = world_grid(arms=("retrace",))
     reasons = {v.claim: v.reason for claim in HORIZON.claims for v in judge(claim, grid)}
     for name in ("T1a", "T1b", "T1c", "T1d", "T2", "T3a", "T3b", "T6a", "T9b", "T9c"):
         assert reasons[name].startswith("not run in this preset"), name
@@ -221,10 +294,10 @@ def test_absent_arms_are_undecided_with_the_reason():
 def test_a_verdict_does_not_hang_on_diverged_runs():
     best = ce(-400, -300, -250, -240, -240)
     seeds = tuple(range(1, 10))
-    failed = frozenset(("sac-ce", 3, seed) for seed in (1, 2, 3, 4))
+    failed = frozenset(("ce", 3, seed) for seed in (1, 2, 3, 4))
     found = verdict("T1a", replace(best, failed=failed), seeds=seeds)
     assert found.verdict == UNDECIDED and found.n == 5 and found.failed == 4 and "diverged" in found.reason
-    one = verdict("T1a", replace(best, failed=frozenset({("sac-ce", 3, 1)})), seeds=tuple(range(1, 20)))
+    one = verdict("T1a", replace(best, failed=frozenset({("ce", 3, 1)})), seeds=tuple(range(1, 20)))
     assert one.verdict == SUPPORTED and one.failed == 1
 
 
@@ -247,7 +320,7 @@ def test_pooled_over_environments():
 
 
 def test_every_figure_draws_panels_that_hold_data():
-    grid = world_grid(World(failed=frozenset({("sac-ce", 3, 2)})), env="halfcheetah")
+    grid = world_grid(World(failed=frozenset({("ce", 3, 2)})), env="halfcheetah")
     for figure in HORIZON.figures:
         plate = figure.plate(grid)
         assert plate.panels and not plate.left_out, figure.name
@@ -261,7 +334,7 @@ def test_every_figure_draws_panels_that_hold_data():
 
 def test_figures_without_data_are_left_out_with_the_reason():
     bare = [
-        r._replace(diagnostics={}) for r in (synthetic.run(World(), c) for c in configs(arms=("sac-ce",), seeds=(1, 2)))
+        r._replace(diagnostics={}) for r in (synthetic.run(World(), c) for c in configs(arms=("ce",), seeds=(1, 2)))
     ]
     grid = make_grid(bare)
     plates = {figure.name: figure.plate(grid) for figure in HORIZON.figures}
@@ -283,7 +356,7 @@ def test_figures_name_estimator_interval_and_factor():
 
 def test_marginal_gain_is_per_model_step_and_paired():
     steady = replace(ce(-1000, -900, -700, -500, 0), noise=0.0)
-    plate = next(f for f in HORIZON.figures if f.name == "marginal_gain").plate(world_grid(steady, arms=("sac-ce",)))
+    plate = next(f for f in HORIZON.figures if f.name == "marginal_gain").plate(world_grid(steady, arms=("ce",)))
     gains = plate.panels[0].series[0].y
     np.testing.assert_allclose(gains, gains[0], rtol=1e-9)  # 100 a step everywhere
     assert [label for _, label in plate.panels[0].x_ticks] == ["0→1", "1→3", "3→5", "5→10"]

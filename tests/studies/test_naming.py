@@ -11,7 +11,7 @@ from valex.studies.naming import TRAINING, arm, arm_name, rule_name, shared_trai
 from valex.studies.trust_your_model import quick as trust
 
 BASE = quick_base()
-CE, MVE, AE = (at_horizon(BASE, name, 3) for name in ("sac-ce", "sac-mve", "sac-ae"))
+CE, MVE, AE = (at_horizon(BASE, name, 3) for name in ("ce", "mve", "ae"))
 
 
 def with_critic(config, **changes):
@@ -23,31 +23,31 @@ def with_model(config, **changes):
 
 
 def test_settings_of_an_arm_are_part_of_its_key():
-    assert arm(CE) == "sac-ce"
-    assert arm(with_critic(CE, particles=8)) == "sac-ce critic.particles=8"
-    assert arm(with_critic(CE, estimator="doubly_robust")) == "sac-ce critic.estimator=doubly_robust"
-    assert arm(replace(AE, actor=replace(AE.actor, divide_by_length=False))) == "sac-ae actor.divide_by_length=False"
-    assert arm(RunConfig()) == "sac"
-    assert arm(RunConfig(critic=CriticConfig("h_step", "replay", 3))) == "sac-nstep"
-    assert arm(RunConfig(critic=CriticConfig(critic_agg="mean"))) == "sac critic.critic_agg=mean"
+    assert arm(CE) == "ce"
+    assert arm(with_critic(CE, particles=8)) == "ce critic.particles=8"
+    assert arm(with_critic(CE, estimator="doubly_robust")) == "ce critic.estimator=doubly_robust"
+    assert arm(replace(AE, actor=replace(AE.actor, divide_by_length=False))) == "ae actor.divide_by_length=False"
+    assert arm(RunConfig()) == "base"
+    assert arm(RunConfig(critic=CriticConfig("h_step", "replay", 3))) == "nstep"
+    assert arm(RunConfig(critic=CriticConfig(critic_agg="mean"))) == "base critic.critic_agg=mean"
     steve = CriticConfig("steve", "model", 3, critic_agg="mean", member_agg="mean")
-    assert arm(RunConfig(critic=steve)) == "sac-ce_steve"
-    assert arm(RunConfig(critic=replace(steve, critic_agg="min"))) == "sac-ce_steve critic.critic_agg=min"
+    assert arm(RunConfig(critic=steve)) == "ce_steve"
+    assert arm(RunConfig(critic=replace(steve, critic_agg="min"))) == "ce_steve critic.critic_agg=min"
 
 
 def test_how_a_learned_model_is_trained_is_said_only_where_runs_differ_in_it():
-    assert arm(MVE) == "sac-mve model.hidden=128,128 model.steps_per_env_step=0.25"
+    assert arm(MVE) == "mve model.hidden=128,128 model.steps_per_env_step=0.25"
     other = with_model(MVE, loss_steps=4)
     assert shared_training([MVE, other, CE]) == frozenset(TRAINING)
-    assert [arm(c, shared_training([MVE, other])) for c in (MVE, other)] == ["sac-mve", "sac-mve model.loss_steps=4"]
+    assert [arm(c, shared_training([MVE, other])) for c in (MVE, other)] == ["mve", "mve model.loss_steps=4"]
     wide = with_model(MVE, hidden=(256,))
     shared = shared_training([MVE, wide])
-    assert [arm(c, shared) for c in (MVE, wide)] == ["sac-mve model.hidden=128,128", "sac-mve model.hidden=256"]
+    assert [arm(c, shared) for c in (MVE, wide)] == ["mve model.hidden=128,128", "mve model.hidden=256"]
 
 
 def test_all_members_being_used_needs_no_word():
-    assert arm(with_model(MVE, num_models=1), TRAINING) == "sac-mve model.num_models=1"
-    assert arm(with_model(MVE, num_elites=3, holdout=0.1), TRAINING) == "sac-mve model.num_elites=3"
+    assert arm(with_model(MVE, num_models=1), TRAINING) == "mve model.num_models=1"
+    assert arm(with_model(MVE, num_elites=3, holdout=0.1), TRAINING) == "mve model.num_elites=3"
 
 
 NAMES = [
@@ -69,7 +69,7 @@ NAMES = [
     (replace(CE, model=ModelConfig("noisy_oracle", noise=0.1)), "noisy oracle, noise 0.1", "noise 0.1"),
     (replace(CE, model=ModelConfig("noisy_oracle", bias=0.3)), "noisy oracle, bias 0.3", "bias 0.3"),
     (replace(BASE, actor=ActorConfig(3)), "actor expansion, learned (AE)", "actor expansion, learned (AE)"),
-    (with_critic(CE, particles=8), "critic expansion (CE), critic.particles=8", "critic.particles=8"),
+    (with_critic(CE, particles=8), "critic expansion (CE), 8 particles", "critic.particles=8"),
 ]
 
 
@@ -80,20 +80,20 @@ def test_names(config, name, rule):
 
 
 def test_beside_a_learned_model_the_oracle_is_named():
-    assert arm_name("sac-ce", ["sac-ce", "sac-mve"]) == "critic expansion, oracle (OVE)"
-    assert arm_name("sac-ae", ["sac-ae_learned"]) == "actor expansion, oracle (AE)"
-    assert arm_name("sac-ce", ["sac-ce", "sac-retrace"]) == "critic expansion (CE)"
-    assert arm_name("sac") == "SAC (H = 0)"
+    assert arm_name("ce", ["ce", "mve"]) == "critic expansion, oracle (OVE)"
+    assert arm_name("ae", ["ae_learned"]) == "actor expansion, oracle (AE)"
+    assert arm_name("ce", ["ce", "retrace"]) == "critic expansion (CE)"
+    assert arm_name("base") == "no expansion (H = 0)"
 
 
 def test_the_oracle_of_a_learned_arm():
-    assert without_model("sac-mve_min critic.member_agg=min") == "sac-ce_min critic.member_agg=min"
-    assert without_model("sac-mve model.num_models=1") == "sac-ce model.num_models=1"
-    assert without_model("sac-ae_learned") == "sac-ae"
-    assert [without_model(name) for name in ("sac", "sac-ce_min", "sac-retrace", "H3")] == [
-        "sac",
-        "sac-ce_min",
-        "sac-retrace",
+    assert without_model("mve_min critic.member_agg=min") == "ce_min critic.member_agg=min"
+    assert without_model("mve model.num_models=1") == "ce model.num_models=1"
+    assert without_model("ae_learned") == "ae"
+    assert [without_model(name) for name in ("base", "ce_min", "retrace", "H3")] == [
+        "base",
+        "ce_min",
+        "retrace",
         "H3",
     ]
 

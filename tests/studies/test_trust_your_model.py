@@ -21,7 +21,7 @@ from valex.studies.trust_your_model import BIAS, NOISE, TRUST_YOUR_MODEL, Dial, 
 
 SEEDS = (1, 2, 3, 4, 5, 6)
 DIAL = Dial(5, NOISE, BIAS, (512, 2_000))
-ORDER = ["sac-ce", *(f"sac-ce model.name=noisy_oracle model.noise={x}" for x in NOISE)]
+ORDER = ["ce", *(f"ce model.name=noisy_oracle model.noise={x}" for x in NOISE)]
 
 
 def configs(seeds=SEEDS, dial=DIAL, horizons=PAPER_HORIZONS, env="pendulum"):
@@ -45,7 +45,7 @@ def test_model_error_is_measured_at_one_horizon(name):
 def test_counts_of_the_grids():
     cells = Counter((arm(c, TRAINING), horizon(c)) for c in quick())
     assert set(cells.values()) == {5} and len(quick()) == 5 * (1 + 2 * 6 + 4 + 2 + 2)
-    assert {h for name, h in cells if name == "sac-mve"} == set(PAPER_HORIZONS) - {0}
+    assert {h for name, h in cells if name == "mve"} == set(PAPER_HORIZONS) - {0}
     assert {h for name, h in cells if "=" in name} == {5}
     assert len(paper()) == 5 * (13 + 8) * 9
 
@@ -58,22 +58,22 @@ def test_runs_that_the_horizon_study_has_are_the_same_ones():
 def test_the_dial_is_found_in_the_order_of_its_sizes():
     here, dials = dial_arms(world_grid(seeds=(1,)), "pendulum")
     assert here == 5 and dials["noise"] == ORDER
-    assert dials["bias"] == ["sac-ce", *(f"sac-ce model.name=noisy_oracle model.bias={x}" for x in BIAS)]
-    assert dials["data"] == [*(f"sac-mve model.data_limit={n}" for n in (512, 2000)), "sac-mve"]
+    assert dials["bias"] == ["ce", *(f"ce model.name=noisy_oracle model.bias={x}" for x in BIAS)]
+    assert dials["data"] == [*(f"mve model.data_limit={n}" for n in (512, 2000)), "mve"]
     assert dial_arms(make_grid([synthetic.run(World(), horizon_learned()[0])]), "pendulum") == (0, {})
 
 
 def test_arms_stand_in_the_order_of_their_numbers():
     found = arms(world_grid(seeds=(1,)))
     noise, data = ([name for name in found if mark in name] for mark in ("model.noise=", "model.data_limit="))
-    assert found[:2] == ["sac-ce", "sac-mve"]
-    assert noise == ORDER[1:] and data == [f"sac-mve model.data_limit={n}" for n in (512, 2000)]
+    assert found[:2] == ["ce", "mve"]
+    assert noise == ORDER[1:] and data == [f"mve model.data_limit={n}" for n in (512, 2000)]
 
 
 def test_model_errors_are_those_measured_as_rollouts_go():
     made = synthetic.run(World(model_error=lambda name, k: 0.1 * k), next(c for c in configs() if "mve" in arm(c)))
     assert not len(error_by_steps(made)) and np.isnan(one_step_error(made))  # not measured at H = 1
-    at_dial = next(c for c in configs() if arm(c, TRAINING) == "sac-mve" and horizon(c) == 5)
+    at_dial = next(c for c in configs() if arm(c, TRAINING) == "mve" and horizon(c) == 5)
     made = synthetic.run(World(model_error=lambda name, k: 0.1 * k), at_dial)
     errors = error_by_steps(made)
     assert len(errors) == 30 and errors[-1] / errors[0] == pytest.approx(30.0)
@@ -93,7 +93,7 @@ def levels(oracle, learned=None, dial=None):
     """Return level(arm, H): tables H -> return of both models, and a function of the arm of a dial; -200 elsewhere."""
 
     def level(name, h):
-        if name == "sac":
+        if name == "base":
             return oracle.get(0, -200.0)
         if "model." in name:
             return dial(name) if dial else -200.0
@@ -164,7 +164,7 @@ def test_a_model_error_that_was_not_measured_is_said():
 
 
 def test_every_figure_draws_panels_that_hold_data():
-    grid = world_grid(World(failed=frozenset({("sac-mve", 3, 2)})))
+    grid = world_grid(World(failed=frozenset({("mve", 3, 2)})))
     for figure in TRUST_YOUR_MODEL.figures:
         plate = figure.plate(grid)
         assert plate.panels and not plate.left_out, figure.name

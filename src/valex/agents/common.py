@@ -16,7 +16,7 @@ from valex.types import Array, CriticRows, EnvSpec, PyTree, Transition
 
 
 def need_continuous(spec: EnvSpec, name: str) -> None:
-    """Raise ValueError if the actions of `spec` are discrete or its observations a grid."""
+    """Raise ValueError if the actions of `spec` are discrete."""
     if spec.num_actions:
         raise ValueError(
             f"agent.name: {name} needs continuous actions, {spec.name} has {spec.num_actions} discrete ones; take ddqn"

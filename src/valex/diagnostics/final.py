@@ -40,7 +40,7 @@ def _measures(config: RunConfig) -> tuple[Callable, dict[int, Callable]]:
     study = TargetStudy(config.gamma, horizons, settings.target_states, settings.target_particles)
     targets = jax.jit(lambda s, k: target_statistics(parts, s, k, study))
     gradients: dict[int, Callable] = {}
-    if parts.env.spec.differentiable:
+    if parts.env.spec.differentiable and parts.agent.actor_grads:
         for h in horizons:
             agent = make_parts(replace(config, actor=replace(config.actor, horizon=h, particles=1))).agent
             gradients[h] = jax.jit(lambda s, k, b, agent=agent: per_sample_statistics(agent, s, k, b, ()))

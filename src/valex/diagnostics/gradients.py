@@ -16,9 +16,11 @@ def per_sample_statistics(
     actor_mean_norm         norm of the mean gradient
     nonfinite_share         share of samples whose gradient has an entry that is not finite
     """
+    grads_of = agent.actor_grads
+    assert grads_of is not None  # an agent without an actor has no such statistics
     batch = first.reward.shape[0]
     ones = jax.tree.map(lambda x: x[:, None, None], first)  # B batches of one window of one row
-    grads = jax.vmap(lambda k, b: agent.actor_grads(state, k, b, model_params))(jax.random.split(key, batch), ones)
+    grads = jax.vmap(lambda k, b: grads_of(state, k, b, model_params))(jax.random.split(key, batch), ones)
     flat = jnp.concatenate([g.reshape(batch, -1) for g in jax.tree.leaves(grads)], axis=1)
     finite = jnp.all(jnp.isfinite(flat), axis=1)
     count = jnp.sum(finite)

@@ -27,14 +27,14 @@ def update_split(parts: Parts, critic_target: Callable, state: PyTree, batch: Tr
     """Return seconds per update and its split, medians of repeated calls on `batch` [T, B].
 
     rollout_s   critic_target: window and fold, model steps included
-    actor_s     gradient of the actor loss, model steps of actor expansion included
+    actor_s     gradient of the actor loss, model steps of actor expansion included; 0 without an actor
     critic_s    the rest: critic gradient, optimisers, target network
     """
     agent, key = parts.agent, jax.random.key(0)
     update = jax.jit(agent.update)
     target = jax.jit(lambda s, k, b, m: critic_target(agent.bootstrap(s), k, b, m))
-    actor = jax.jit(agent.actor_grads)
-    seconds = [median_seconds(f, state, key, batch, model_params) for f in (update, target, actor)]
+    timed = [update, target] + ([jax.jit(agent.actor_grads)] if agent.actor_grads else [])
+    seconds = [median_seconds(f, state, key, batch, model_params) for f in timed] + [0.0]
     return {
         "update_s": seconds[0],
         "rollout_s": seconds[1],

@@ -1,7 +1,7 @@
 """The report: read the stored runs, draw, judge, and write one self-contained page beside its PNG and CSV files."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from valex.config import run_id
 from valex.report import page
 from valex.report.figures import Picture, as_csv, draw, plate_rows
 from valex.store import StoredRun, read_json, read_runs, write_bytes
-from valex.studies.base import Plate, Study, Verdict
+from valex.studies.base import Plate, Study, Verdict, with_learners
 from valex.studies.cells import Grid, make_grid
 from valex.studies.judge import judge
 from valex.studies.naming import arm_name
@@ -50,17 +50,24 @@ def study_of(root: Path, runs: Sequence[StoredRun] = ()) -> Study:
 
 
 @cache
-def declared_by(preset: Callable) -> frozenset[str]:
-    """Return the names of the runs of a preset; a published grid has over a thousand, and every study is asked."""
-    return frozenset(run_id(config) for config in preset())
+def declared_by(study: str, preset: str) -> dict[str, frozenset[str]]:
+    """Return the names of the runs of a preset by learner; a published grid has over a thousand, and every study is asked."""
+    chosen, names = load(STUDIES, study), {}
+    own = with_learners(chosen, preset)
+    for config in own + with_learners(chosen, preset, chosen.agents):
+        names.setdefault(config.agent.name, set()).add(run_id(config))
+    return {agent: frozenset(found) for agent, found in names.items()}
 
 
 def most_declared(study: Study, runs: Sequence[StoredRun]) -> tuple[str, int, int]:
     """Return (preset, runs it declares of those present, runs it still lacks) of the preset that declares most of them."""
     present = {run_id(run.config) for run in runs}
-    declared = {name: declared_by(preset) for name, preset in study.presets.items()}
-    best = max(declared, key=lambda name: len(declared[name] & present))
-    return best, len(declared[best] & present), len(declared[best] - present)
+    found = {}
+    for preset in study.presets:
+        groups = [names for names in declared_by(study.name, preset).values() if names & present]
+        found[preset] = (sum(len(names & present) for names in groups), sum(len(names - present) for names in groups))
+    best = max(found, key=lambda name: found[name][0])
+    return best, *found[best]
 
 
 def preset_of(study: Study, runs: Sequence[StoredRun]) -> tuple[str, int]:
@@ -111,7 +118,7 @@ def message(run: StoredRun) -> str:
 def result_dicts(rows: list[Row]) -> list[dict[str, Any]]:
     """Return the results table as rows of results.csv (units of return)."""
     return [
-        {"env": r.env, "arm": r.arm, "horizon": r.horizon}
+        {"env": r.env, "agent": r.agent, "arm": r.arm, "horizon": r.horizon}
         | {"finished": r.finished, "failed": r.failed, "unfinished": r.unfinished}
         | {
             f"{name}_{part}": float(value)

@@ -121,10 +121,10 @@ def results(rows: list[Row], arm_name: Callable[[str], str]) -> str:
     head += [("Final return, IQM [95 % CI]", True), ("AUC, IQM [95 % CI]", True), ("P(AUC > H = 0)", True)]
     body, previous = "", ("", "")
     for r in rows:
-        new, previous = (r.env, r.arm) != previous, (r.env, r.arm)
+        new, previous = (r.task, r.arm) != previous, (r.task, r.arm)
         numbers = (interval_text(r.final), interval_text(r.auc), interval_text(r.better, 2))
         cells = "".join(f"<td class=num>{text(value)}</td>" for value in (r.horizon, seeds_text(r), *numbers))
-        names = (text(r.env), text(arm_name(r.arm))) if new else ("", "")
+        names = (text(r.task), text(arm_name(r.arm))) if new else ("", "")
         body += f"<tr{' class=group' if new else ''}><td>{names[0]}</td><td class=words>{names[1]}</td>{cells}</tr>\n"
     note = (
         "Units of return. IQM is the interquartile mean over seeds that finished; intervals are 95 % stratified "

@@ -9,24 +9,24 @@ from valex.studies.base import Series
 from valex.studies.naming import without_model
 
 PALETTE = {  # Okabe and Ito: told apart with any colour vision
-    "sac": "#000000",
-    "sac-ce": "#0072b2",
-    "sac-ae": "#d55e00",
-    "sac-retrace": "#009e73",
+    "base": "#000000",
+    "ce": "#0072b2",
+    "ae": "#d55e00",
+    "retrace": "#009e73",
     "rollout": "#0072b2",
     "critic": "#e69f00",
     "actor": "#cc79a7",
     "plain": "#0072b2",
     "doubly_robust": "#d55e00",
-    "sac-ce_mean": "#e69f00",
-    "sac-ce_min": "#d55e00",
-    "sac-ce_td_lambda critic.lam=0.75": "#cc79a7",
-    "sac-ce_td_lambda critic.lam=0.25": "#56b4e9",
-    "sac-ce_steve": "#009e73",
-    "sac-ce critic.td_k=True": "#cc79a7",
-    "sac-ce critic.max_disagreement=0.2": "#d55e00",
-    "sac-ce model.num_models=1": "#e69f00",
-    "sac-ce model.loss_steps=4": "#009e73",
+    "ce_mean": "#e69f00",
+    "ce_min": "#d55e00",
+    "ce_td_lambda critic.lam=0.75": "#cc79a7",
+    "ce_td_lambda critic.lam=0.25": "#56b4e9",
+    "ce_steve": "#009e73",
+    "ce critic.td_k=True": "#cc79a7",
+    "ce critic.max_disagreement=0.2": "#d55e00",
+    "ce model.num_models=1": "#e69f00",
+    "ce model.loss_steps=4": "#009e73",
     "first": "#0072b2",  # the series of a figure that has neither arms nor horizons nor parts
     "second": "#d55e00",
     "third": "#009e73",
@@ -42,8 +42,8 @@ PALETTE = {  # Okabe and Ito: told apart with any colour vision
 }
 OTHERS = ("#56b4e9", "#cc79a7", "#e69f00", "#666666")
 MARKERS = {  # else a circle
-    "sac-ae": "s",
-    "sac-retrace": "^",
+    "ae": "s",
+    "retrace": "^",
     "doubly_robust": "s",
     "critic": "s",
     "actor": "^",

@@ -1,12 +1,12 @@
 """The records that a study is made of. Figures are described here as numbers; `valex.report.figures` draws them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from valex.settings import RunConfig
+from valex.settings import AGENT_CONFIGS, RunConfig
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 
@@ -17,11 +17,25 @@ def over_seeds(configs: Iterable[RunConfig], seeds: Iterable[int]) -> list[RunCo
     return [replace(config, seed=seed) for config in configs for seed in seeds]
 
 
+def with_learner(config: RunConfig, name: str) -> RunConfig:
+    """Return the config with another learner that keeps what both have: sizes, step sizes, targets, normalisation."""
+    cls, ours = AGENT_CONFIGS[name], {f.name for f in fields(config.agent)} - {"name"}
+    return replace(config, agent=cls(**{f.name: getattr(config.agent, f.name) for f in fields(cls) if f.name in ours}))
+
+
+def with_learners(study: "Study", preset: str, agents: Iterable[str] = ()) -> list[RunConfig]:
+    """Return the runs of a preset with each of the learners; () for the preset's own."""
+    configs = study.presets[preset]()
+    if not agents:
+        return configs
+    return [c for agent in agents for c in study.adapt([with_learner(config, agent) for config in configs])]
+
+
 class Series(NamedTuple):
     """One line of a panel; arrays all [K]."""
 
     label: str  # in the legend; "" keeps it out
-    colour: str  # "H3" for a horizon, an arm ("sac-ce"), or a part ("rollout"): one colour everywhere
+    colour: str  # "H3" for a horizon, an arm ("ce"), or a part ("rollout"): one colour everywhere
     x: np.ndarray
     y: np.ndarray
     low: np.ndarray | None = None  # interval, in the unit of y; drawn as a band (lines) or bars (points)
@@ -90,6 +104,7 @@ class Claim(NamedTuple):
     region: tuple[float, float]  # the claim says that the statistic lies strictly inside
     measure: Callable  # (Grid, env) -> list[Component], or a line of text why there is nothing to measure
     envs: tuple[str, ...] = ()  # environments that the claim is about; () for all
+    agents: tuple[str, ...] = ()  # learners that the claim is about; () for all
 
 
 class Verdict(NamedTuple):
@@ -129,3 +144,5 @@ class Study(NamedTuple):
     claims: tuple[Claim, ...]
     remarks: tuple[str, ...] = ()  # what the report says under the claims
     table: Callable | None = None  # (Grid) -> Table; None: final return and area under the curve (results.py)
+    agents: tuple[str, ...] = ()  # learners that --agents may take; () where the preset's own are the only ones
+    adapt: Callable = list  # (configs of one learner) -> those that are run with it

@@ -1,13 +1,14 @@
 """Stored runs sorted into cells (environment, arm, horizon), and the numbers read off one run.
 
-An arm is an algorithm with its settings other than the horizon (naming.py); H = 0 is the arm "sac" and belongs to every
-arm. Runs in one environment are compared only if they agree in everything but seed, arm and horizon.
+A task is an environment with a learner: "pendulum", or "pendulum · DDPG" where several learners were run in it. An arm is what
+is added to the learner with its settings other than the horizon (naming.py); H = 0 is the arm "base" and belongs to every
+arm. Runs of one task are compared only if they agree in everything but seed, arm and horizon.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,15 +18,22 @@ from valex.fields import flatten
 from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, ModelConfig, RunConfig, StoreConfig
 from valex.statistics import area_under_curve
 from valex.store import StoredRun
-from valex.studies.naming import ARM_NAMES, BASELINE, arm, arm_name, shared_training
+from valex.studies.naming import AGENT_NAMES, AGENT_SETTINGS, ARM_NAMES, BASELINE, arm, arm_name, shared_training
 
 RETURN = "eval/episode_return"
 
 
-class Cell(NamedTuple):
-    """The runs of one environment, arm and horizon, by seed."""
+class Task(NamedTuple):
+    """What a task stands for."""
 
-    env: str
+    env: str  # name of the environment
+    agent: str  # name of the learner
+
+
+class Cell(NamedTuple):
+    """The runs of one task, arm and horizon, by seed."""
+
+    env: str  # the task, as it is written
     arm: str
     horizon: int
     finished: dict[int, StoredRun]
@@ -43,14 +51,18 @@ class Grid(NamedTuple):
 
     cells: dict[tuple[str, str, int], Cell]
     left_out: list[str]  # runs that were not compared, and why
-    floor: bool = False  # True: a failed run scores the lowest return seen in its environment; False: it has no score
+    floor: bool = False  # True: a failed run scores the lowest return seen in its task; False: it has no score
+    tasks: dict[str, Task] = {}  # noqa: RUF012  by how they are written
 
 
 def condition(config: RunConfig) -> RunConfig:
     """Return what two runs must share to be compared: everything but seed, arm, horizon, diagnostics and storage."""
+    own = {name.partition(".")[2] for name in AGENT_SETTINGS}
+    usual = {f.name: f.default for f in fields(config.agent) if f.name in own}
     return replace(
         config,
         seed=0,
+        agent=replace(config.agent, **usual),
         critic=CriticConfig(),
         actor=ActorConfig(),
         model=ModelConfig(),
@@ -60,22 +72,24 @@ def condition(config: RunConfig) -> RunConfig:
 
 
 def make_grid(runs: Iterable[StoredRun]) -> Grid:
-    """Sort runs into cells. Where an environment was run under several conditions, the one with most runs counts."""
+    """Sort runs into cells. Where a task was run under several conditions, the one with most runs counts."""
     runs, cells, left_out = list(runs), {}, []
+    names = {task: name for name, task in make_tasks([run.config for run in runs]).items()}
     count = Counter(condition(run.config) for run in runs)
     best = {}
     for shared, _ in count.most_common():
-        best.setdefault(shared.env.name, shared)
+        best.setdefault(task_of(shared), shared)
     for shared, number in count.items():
-        if shared != best[shared.env.name]:
-            ours, usual = dict(flatten(shared)), dict(flatten(best[shared.env.name]))
+        task = task_of(shared)
+        if shared != best[task]:
+            ours, usual = dict(flatten(shared)), dict(flatten(best[task]))
             differ = ", ".join(f"{k} = {v} (not {usual[k]})" for k, v in ours.items() if v != usual[k])
-            left_out.append(f"{number} run(s) in {shared.env.name} with other settings than the rest: {differ}")
-    compared = [run for run in runs if condition(run.config) == best[run.config.env.name]]
-    unsaid = {env: shared_training([run.config for run in compared if run.config.env.name == env]) for env in best}
+            left_out.append(f"{number} run(s) in {names[task]} with other settings than the rest: {differ}")
+    compared = [run for run in runs if condition(run.config) == best[task_of(run.config)]]
+    unsaid = {task: shared_training([run.config for run in compared if task_of(run.config) == task]) for task in best}
     for run in compared:
-        env = run.config.env.name
-        key = (env, arm(run.config, unsaid[env]), horizon(run.config))
+        task = task_of(run.config)
+        key = (names[task], arm(run.config, unsaid[task]), horizon(run.config))
         cell = cells.setdefault(key, Cell(*key, {}, {}, {}))
         state = run.status.get("state", "running")
         group = {"finished": cell.finished, "failed": cell.failed}.get(state, cell.unfinished)
@@ -83,11 +97,23 @@ def make_grid(runs: Iterable[StoredRun]) -> Grid:
             left_out.append(f"{run.path.name}: fewer than two evaluations, so no learning curve")
             continue
         group[run.config.seed] = run
-    return Grid(cells, left_out)
+    return Grid(cells, left_out, tasks={name: task for task, name in names.items()})
+
+
+def task_of(config: RunConfig) -> Task:
+    """Return the task of a run."""
+    return Task(config.env.name, config.agent.name)
+
+
+def make_tasks(configs: Iterable[RunConfig]) -> dict[str, Task]:
+    """Return the tasks of runs by how they are written; the learner is named where there are several."""
+    found = dict.fromkeys(map(task_of, configs))
+    several = len({task.agent for task in found}) > 1
+    return {f"{t.env} · {AGENT_NAMES.get(t.agent, t.agent)}" if several else t.env: t for t in found}
 
 
 def envs(grid: Grid) -> list[str]:
-    """Return the environments, in the order of the runs."""
+    """Return the tasks, in the order of the runs."""
     return list(dict.fromkeys(env for env, _, _ in grid.cells))
 
 

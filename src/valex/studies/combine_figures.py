@@ -28,7 +28,7 @@ from valex.studies.return_figures import auc_and_final
 from valex.studies.series import INTERVAL, STEPS, band, points, seeds_of, spans_decades
 
 RULE_ORDER = (BASELINE, CE, f"{CE}_mean", f"{CE}_min", f"{CE}_td_lambda", f"{CE}_steve")  # the rest behind them
-SOURCES = {"no model": "sac", "oracle": CE, "learned": MVE}  # label and colour
+SOURCES = {"no model": BASELINE, "oracle": CE, "learned": MVE}  # label and colour
 Place = tuple[str, int]  # an arm whatever its model, and its horizon
 
 

@@ -9,7 +9,16 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from valex.config import PRESETS
-from valex.settings import DiagnosticsConfig, EnvConfig, EvalConfig, ModelConfig, RunConfig, SACConfig, TrainConfig
+from valex.settings import (
+    DDPGConfig,
+    DiagnosticsConfig,
+    EnvConfig,
+    EvalConfig,
+    ModelConfig,
+    RunConfig,
+    SACConfig,
+    TrainConfig,
+)
 from valex.studies.base import Study
 from valex.studies.horizon_claims import CLAIMS, REMARKS
 from valex.studies.horizon_diagnostics import DIAGNOSTIC_FIGURES
@@ -20,7 +29,7 @@ from valex.studies.return_figures import RETURN_FIGURES
 def at_horizon(base: RunConfig, arm: str, h: int) -> RunConfig:
     """Return `base` with the critic and actor of an arm at horizon h >= 1; learned arms keep its model, others the oracle."""
     oracle = ORACLE_OF.get(arm, arm)
-    preset = PRESETS[oracle]
+    preset = PRESETS[f"sac-{oracle}"]  # whose critic and actor every learner shares
     base = base if arm in ORACLE_OF else replace(base, model=ModelConfig())
     if oracle == AE:
         return replace(base, actor=replace(preset.actor, horizon=h))
@@ -96,6 +105,16 @@ def quick_learned() -> list[RunConfig]:
     return grid(quick_base(), arms, QUICK_SEEDS, QUICK_HORIZONS)
 
 
+PARTICLES = 8
+
+
+def quick_particles() -> list[RunConfig]:
+    """Return critic expansion with one rollout for each target and with the mean of eight: a quarter of the noise of H steps."""
+    one = grid(quick_base(), {CE: QUICK_HORIZONS}, QUICK_SEEDS, QUICK_HORIZONS)
+    many = [replace(c, critic=replace(c.critic, particles=PARTICLES)) for c in one if c.critic.horizon]
+    return one + many
+
+
 class PaperEnv(NamedTuple):
     """One row of the hyper-parameter table of the released sweep."""
 
@@ -157,15 +176,36 @@ def paper() -> list[RunConfig]:
     return [config for base in paper_bases() for config in grid(base, arms, PAPER_SEEDS, PAPER_HORIZONS)]
 
 
+def with_released_density(configs: list[RunConfig]) -> list[RunConfig]:
+    """Return runs of DDPG and what the release makes of them (defect B2): Retrace and critic expansion under its density.
+
+    The release folds critic expansion by Retrace too, with a ratio that is 1 but for the defect. Other learners: as they are.
+    """
+    odd = []
+    for config in configs:
+        if isinstance(config.agent, DDPGConfig) and config.agent.name == "ddpg" and config.critic.horizon:
+            critic = replace(config.critic, rule="retrace", estimator="doubly_robust", lam=1.0)
+            odd.append(replace(config, agent=replace(config.agent, density="released"), critic=critic))
+    return configs + odd
+
+
 HORIZON = Study(
     name="horizon",
     title="Does a longer rollout horizon pay?",
     summary=(
-        "Soft actor-critic is trained with targets (critic expansion, Retrace) or objectives (actor expansion) that "
-        "look H steps further ahead. Model steps come from an oracle, the simulator itself, so that there is no model "
-        "error; the presets quick-learned and paper add a learned model."
+        "A learner (soft actor-critic; with --agents also DDPG and TD3) is trained with targets (critic expansion, "
+        "Retrace) or objectives (actor expansion) that look H steps further ahead. Model steps come from an oracle, the "
+        "simulator itself, so that there is no model error; the presets quick-learned and paper add a learned model."
     ),
-    presets={"smoke": smoke, "quick": quick, "paper": paper, "quick-learned": quick_learned},
+    presets={
+        "smoke": smoke,
+        "quick": quick,
+        "paper": paper,
+        "quick-learned": quick_learned,
+        "quick-particles": quick_particles,
+    },
+    agents=("sac", "ddpg", "td3"),
+    adapt=with_released_density,
     figures=RETURN_FIGURES + DIAGNOSTIC_FIGURES,
     claims=CLAIMS,
     remarks=REMARKS,

@@ -26,6 +26,8 @@ from valex.studies.cells import (
 )
 from valex.studies.naming import AE, AE_LEARNED, CE, MVE, RETRACE
 
+RELEASED_CE, RELEASED_RETRACE = f"{CE}_retrace agent.density=released", f"{RETRACE} agent.density=released"
+MANY = f"{CE} critic.particles=8"  # the released density (B2), and eight rollouts for a target
 MARGIN = 0.05  # AUC differences below 5 % of the return range count as the same
 TARGET_MARGIN = 0.2  # target means closer than 0.2 standard deviations of the H = 0 target count as the same
 TENFOLD = 1.0  # log10: the weakest reading of "orders of magnitude" and of "explodes"
@@ -52,27 +54,27 @@ def together(parts: list[Component | str]) -> list[Component] | str:
     return next((p for p in parts if isinstance(p, str)), [p for p in parts if not isinstance(p, str)])
 
 
-def longer_helps(grid: Grid, env: str) -> list[Component] | str:
-    """Return AUC(3) - AUC(0) of CE: H = 3 is the short end of the range the source names, not the best H seen."""
-    return together([auc_contrast(grid, env, "AUC(3) − AUC(0)", {(CE, 3): 1.0, (CE, 0): -1.0})])
+def longer_helps(grid: Grid, env: str, arm: str = CE) -> list[Component] | str:
+    """Return AUC(3) - AUC(0) of an arm: H = 3 is the short end of the range the source names, not the best H seen."""
+    return together([auc_contrast(grid, env, "AUC(3) − AUC(0)", {(arm, 3): 1.0, (arm, 0): -1.0})])
 
 
-def gain_shrinks(grid: Grid, env: str) -> list[Component] | str:
-    """Return the drops of the gain per model step of CE: m(0,1) - m(1,3) and m(1,3) - m(3,5), m(a,b) = dAUC/(b - a)."""
-    first = {(CE, 1): 1.0 + 0.5, (CE, 0): -1.0, (CE, 3): -0.5}
-    second = {(CE, 3): 0.5 + 0.5, (CE, 1): -0.5, (CE, 5): -0.5}
+def gain_shrinks(grid: Grid, env: str, arm: str = CE) -> list[Component] | str:
+    """Return the drops of the gain per model step of an arm: m(0,1) - m(1,3) and m(1,3) - m(3,5), m(a,b) = dAUC/(b - a)."""
+    first = {(arm, 1): 1.0 + 0.5, (arm, 0): -1.0, (arm, 3): -0.5}
+    second = {(arm, 3): 0.5 + 0.5, (arm, 1): -0.5, (arm, 5): -0.5}
     return together([
         auc_contrast(grid, env, "gain per step, 0→1 less 1→3", first),
         auc_contrast(grid, env, "gain per step, 1→3 less 3→5", second),
     ])  # fmt: skip
 
 
-def little_beyond(grid: Grid, env: str) -> list[Component] | str:
-    """Return AUC(longest H) - AUC(5) of CE."""
-    longest = max(horizons(grid, env, CE), default=0)
+def little_beyond(grid: Grid, env: str, arm: str = CE) -> list[Component] | str:
+    """Return AUC(longest H) - AUC(5) of an arm."""
+    longest = max(horizons(grid, env, arm), default=0)
     if longest <= 5:
-        return f"not run in this preset: {in_words(grid, CE)} at H > 5"
-    weights = {(CE, longest): 1.0, (CE, 5): -1.0}
+        return f"not run in this preset: {in_words(grid, arm)} at H > 5"
+    weights = {(arm, longest): 1.0, (arm, 5): -1.0}
     return together([auc_contrast(grid, env, "AUC(longest H) − AUC(5)", weights, f"H = {longest}")])
 
 
@@ -108,6 +110,28 @@ def retrace_on_par(grid: Grid, env: str, other: str) -> list[Component] | str:
 def learned_on_par(grid: Grid, env: str, horizons: tuple[int, ...] = (1, 3, 5)) -> list[Component] | str:
     """Return AUC(learned) - AUC(oracle) of critic expansion at each of the horizons that the source calls short."""
     return together([auc_contrast(grid, env, f"H = {h}", {(MVE, h): 1.0, (CE, h): -1.0}) for h in horizons])
+
+
+def same_as(grid: Grid, env: str, pairs: tuple[tuple[str, str], ...]) -> list[Component] | str:
+    """Return AUC(arm) - AUC(other) at each horizon that both have, for pairs (arm, other)."""
+    parts = []
+    for ours, theirs in pairs:
+        shared = [h for h in horizons(grid, env, ours) if h and h in horizons(grid, env, theirs)]
+        if not shared:
+            return f"not run in this preset: {in_words(grid, ours)} and {in_words(grid, theirs)} at an equal H"
+        name = in_words(grid, ours)
+        parts += [auc_contrast(grid, env, f"{name}, H = {h}", {(ours, h): 1.0, (theirs, h): -1.0}) for h in shared]
+    return together(parts)
+
+
+def no_target_variance(grid: Grid, env: str) -> list[Component] | str:
+    """Return within-state variance / total variance of the targets at the longest horizon that was measured."""
+    runs = _targets(grid, env)
+    if isinstance(runs, str):
+        return runs
+    shared, within = target_column(runs, "plain", "variance")
+    share = within[:, -1] / target_column(runs, "plain", "total_variance")[1][:, -1]
+    return [Component(f"H = {shared[-1]}", share[np.isfinite(share)], _failed_beside(grid, runs[0]))]
 
 
 def target_runs(grid: Grid, env: str, key: str = "targets") -> list[StoredRun]:
@@ -203,70 +227,104 @@ ABOVE, BELOW, SAME = (0.0, math.inf), (-math.inf, 0.0), (-MARGIN, MARGIN)
 EQUAL_TARGETS, GROWS = (-TARGET_MARGIN, TARGET_MARGIN), (TENFOLD, math.inf)
 AUC_UNIT = "paired AUC, in return ranges of the environment"
 
+SAC, DETERMINISTIC = ("sac",), ("ddpg", "td3")
+
 CLAIMS = (
     Claim(
         "T1a", "With an oracle, a longer critic expansion helps.", f"{PAPER} [S, T]; test [D]",
-        f"AUC(3) − AUC(0), {AUC_UNIT}", ABOVE, longer_helps,
+        f"AUC(3) − AUC(0), {AUC_UNIT}", ABOVE, longer_helps, agents=SAC,
     ),
     Claim(
         "T1b", "Each further model step of critic expansion gains less.", f"{PAPER} [S, T]; test [D]",
-        f"drop of the gain per model step, {AUC_UNIT}", ABOVE, gain_shrinks,
+        f"drop of the gain per model step, {AUC_UNIT}", ABOVE, gain_shrinks, agents=SAC,
     ),
     Claim(
         "T1c", "Beyond H = 5 critic expansion gains little.", f"{PAPER} [S, T]; margin [D]",
-        f"AUC(longest H) − AUC(5), {AUC_UNIT}", (-math.inf, MARGIN), little_beyond,
+        f"AUC(longest H) − AUC(5), {AUC_UNIT}", (-math.inf, MARGIN), little_beyond, agents=SAC,
     ),
     Claim(
         "T1d", "A learned model does about as well as the oracle, at equal H ≤ 5.", f"{PAPER} [P]; margin [D]",
-        f"AUC(learned) − AUC(oracle) of critic expansion, {AUC_UNIT}", SAME, learned_on_par,
+        f"AUC(learned) − AUC(oracle) of critic expansion, {AUC_UNIT}", SAME, learned_on_par, agents=SAC,
     ),
     Claim(
         "T2", "Actor expansion does worse at longer horizons.", f"{PAPER} [S]; test [D]",
-        f"mean AUC(H ≥ 10) − mean AUC(1 ≤ H ≤ 5), {AUC_UNIT}", BELOW, long_rollouts_hurt,
+        f"mean AUC(H ≥ 10) − mean AUC(1 ≤ H ≤ 5), {AUC_UNIT}", BELOW, long_rollouts_hurt, agents=SAC,
     ),
     Claim(
         "T3a", "Retrace, without a model, is on par with critic expansion at equal H.", f"{PAPER} [P]; margin [D]",
-        f"AUC(Retrace) − AUC(CE), {AUC_UNIT}", SAME, partial(retrace_on_par, other=CE),
+        f"AUC(Retrace) − AUC(CE), {AUC_UNIT}", SAME, partial(retrace_on_par, other=CE), agents=SAC,
     ),
     Claim(
         "T3b", "Retrace, without a model, is on par with actor expansion at equal H.", f"{PAPER} [P]; margin [D]",
-        f"AUC(Retrace) − AUC(AE), {AUC_UNIT}", SAME, partial(retrace_on_par, other=AE),
+        f"AUC(Retrace) − AUC(AE), {AUC_UNIT}", SAME, partial(retrace_on_par, other=AE), agents=SAC,
+    ),
+    Claim(
+        "T4a", "With a deterministic policy each further model step of critic expansion gains less as well.",
+        f"{PAPER} [S]; test [D]", f"drop of the gain per model step, {AUC_UNIT}", ABOVE, gain_shrinks, agents=DETERMINISTIC,
+    ),
+    Claim(
+        "T4b", "Beyond H = 5 it gains little.", f"{PAPER} [S]; margin [D]",
+        f"AUC(longest H) − AUC(5), {AUC_UNIT}", (-math.inf, MARGIN), little_beyond, agents=DETERMINISTIC,
+    ),
+    Claim(
+        "T4c", "The targets of DDPG with an oracle have no variance given (s, a): it cannot be the cause.",
+        f"{PAPER} [S]; test [D]", "within-state variance over total variance of targets at the longest H", (-math.inf, 1e-4),
+        no_target_variance, agents=("ddpg",),
+    ),
+    Claim(
+        "T4d", "The density that the release writes down for DDPG (defect B2) makes no difference.", "ours [D]",
+        f"AUC(released density) − AUC(that of the noise) at each H, {AUC_UNIT}", SAME,
+        partial(same_as, pairs=((RELEASED_RETRACE, RETRACE), (RELEASED_CE, CE))), agents=("ddpg",),
+    ),
+    Claim(
+        "T4e", "Under the released density each further model step gains less, as the paper's own runs would show.",
+        f"{PAPER} [S], code [R]; test [D]", f"drop of the gain per model step, {AUC_UNIT}", ABOVE,
+        partial(gain_shrinks, arm=RELEASED_CE), agents=("ddpg",),
     ),
     Claim(
         "T5a", "The expected target is nearly equal for all H.", f"{PAPER} [S]; margin [D]",
         "mean target(H) − mean target(0), in sd of the H = 0 target, estimator plain", EQUAL_TARGETS,
-        partial(same_targets, key="mean"),
+        partial(same_targets, key="mean"), agents=SAC,
     ),
     Claim(
         "T5b", "The expected target is close to the true return for all H.", f"{PAPER} [S]; margin [D]",
         "mean target(H) − Monte-Carlo return, in sd of the H = 0 target, estimator plain", EQUAL_TARGETS,
-        partial(same_targets, key="bias"),
+        partial(same_targets, key="bias"), agents=SAC,
     ),
     Claim(
         "T5c", "The variance of the target rises by orders of magnitude with H (estimator plain).",
         f"{PAPER} [S]; tenfold [D]", "log10 ratio of the within-state variance, longest H to H = 0, estimator plain",
-        GROWS, partial(target_variance_grows, estimator="plain"),
+        GROWS, partial(target_variance_grows, estimator="plain"), agents=SAC,
     ),
     Claim(
         "T5d", "It does so with the doubly robust estimator too, which the released code computes.",
         f"{PAPER} [S], code [R]; tenfold [D]",
         "log10 ratio of the within-state variance, longest H to H = 0, estimator doubly_robust", GROWS,
-        partial(target_variance_grows, estimator="doubly_robust"),
+        partial(target_variance_grows, estimator="doubly_robust"), agents=SAC,
     ),
     Claim(
         "T6a", "On halfcheetah the std of the actor gradient over PARAMETER ENTRIES explodes for H ≥ 3.",
         f"{PAPER} [S], metric [R]; tenfold [D]", "log10 ratio of actor/grad_param_std to H = 1, mean over training",
-        GROWS, partial(gradient_explodes, key="actor/grad_param_std", scale=1.0), ("halfcheetah",),
+        GROWS, partial(gradient_explodes, key="actor/grad_param_std", scale=1.0), ("halfcheetah",), SAC,
     ),
     Claim(
         "T6b", "So does its std ACROSS SAMPLES, the square root of the per-sample gradient variance.", "ours [D]",
         "log10 ratio of the across-sample std to H = 1, mean over training", GROWS,
-        partial(gradient_explodes, key="grad/actor_sample_variance", scale=0.5), ("halfcheetah",),
+        partial(gradient_explodes, key="grad/actor_sample_variance", scale=0.5), ("halfcheetah",), SAC,
     ),
     Claim(
         "T6c", "With a learned model it explodes for H ≥ 20.", f"{PAPER} [S], metric [R]; tenfold [D]",
         "log10 ratio of actor/grad_param_std to H = 1, mean over training, learned model", GROWS,
-        partial(gradient_explodes, key="actor/grad_param_std", scale=1.0, name=AE_LEARNED, least=20), ("halfcheetah",),
+        partial(gradient_explodes, key="actor/grad_param_std", scale=1.0, name=AE_LEARNED, least=20), ("halfcheetah",), SAC,
+    ),
+    Claim(
+        "T8a", "The mean of eight rollouts for each target does not remove the diminishing return.",
+        f"{PAPER} [S], P unknown; test [D]", f"drop of the gain per model step with 8 particles, {AUC_UNIT}", ABOVE,
+        partial(gain_shrinks, arm=MANY), agents=SAC,
+    ),
+    Claim(
+        "T8b", "It makes no difference at any horizon.", "ours [D]",
+        f"AUC(8 particles) − AUC(1) at each H, {AUC_UNIT}", SAME, partial(same_as, pairs=((MANY, CE),)), agents=SAC,
     ),
     Claim(
         "T9a", "Retrace has no computational overhead.", f"{PAPER} [P]; margin [D]",
@@ -283,7 +341,8 @@ CLAIMS = (
 )  # fmt: skip
 
 REMARKS = (
-    "T1d and T6c need a learned model: the presets quick-learned and paper have one, quick has only the oracle. "
+    "T4 is about deterministic policies: add --agents ddpg,td3 (with sac, to see both). T8 is settled by the preset "
+    "quick-particles. T1d and T6c need a learned model: quick-learned and paper have one, quick has only the oracle. "
     "What the quality of a model buys is the question of the study trust-your-model.",
     "Margins are ours and were fixed before any run, since the sources give none: an AUC difference below "
     f"{100 * MARGIN:g} % of the return range is no difference, target means within {TARGET_MARGIN} sd are equal, "

@@ -19,7 +19,8 @@ import numpy as np
 
 from valex.statistics import Interval, iqm, stratified_bootstrap
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Claim, Component, Verdict
-from valex.studies.cells import Grid, envs
+from valex.studies.cells import Grid, Task, envs
+from valex.studies.naming import AGENT_NAMES
 
 MIN_SEEDS = 5
 CONFIDENCE = 0.95
@@ -129,10 +130,16 @@ def _judge_twice(claim: Claim, grid: Grid, names: list[str], label: str) -> Verd
     return verdict._replace(verdict=UNDECIDED, reason=reason)
 
 
+def about(claim: Claim, task: Task) -> bool:
+    """Return whether a claim is about a task."""
+    return (not claim.envs or task.env in claim.envs) and (not claim.agents or task.agent in claim.agents)
+
+
 def judge(claim: Claim, grid: Grid) -> list[Verdict]:
-    """Return the verdicts of a claim: one per environment it is about, then pooled where there are several."""
-    names = [env for env in envs(grid) if not claim.envs or env in claim.envs]
+    """Return the verdicts of a claim: one per task it is about, then pooled where there are several."""
+    names = [name for name in envs(grid) if about(claim, grid.tasks[name])]
     if not names:
-        return [nothing(claim, ", ".join(claim.envs), f"not run in this preset: {', '.join(claim.envs)}")]
+        lacking = ", ".join((*claim.envs, *(AGENT_NAMES[agent] for agent in claim.agents)))
+        return [nothing(claim, lacking, f"not run in this preset: {lacking}")]
     verdicts = [_judge_twice(claim, grid, [env], env) for env in names]
     return verdicts + ([_judge_twice(claim, grid, names, POOLED)] if len(names) > 1 else [])

@@ -1,6 +1,6 @@
 """Arms: what the runs of a study are compared as. An arm has a key, the same wherever it is met, and a name for people.
 
-key    sac-mve_td_lambda critic.lam=0.75          the algorithm, then those of its settings that are not its usual ones
+key    mve_td_lambda critic.lam=0.75          what it adds to its learner, then those settings that are not its usual ones
 name   TD(λ), λ = 0.75, learned                   rule, what is particular to it, dynamics model
 """
 
@@ -8,14 +8,15 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import NamedTuple
 
-from valex.config import PRESETS, algorithm, canonical
+from valex.config import PRESETS, canonical, expansion
 from valex.fields import flatten
 from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig
 
-BASELINE = "sac"
-CE, MVE, AE, AE_LEARNED, RETRACE = "sac-ce", "sac-mve", "sac-ae", "sac-ae_learned", "sac-retrace"
+AGENT_NAMES = {"sac": "SAC", "ddpg": "DDPG", "td3": "TD3", "ddqn": "DDQN"}
+BASELINE = "base"
+CE, MVE, AE, AE_LEARNED, RETRACE = "ce", "mve", "ae", "ae_learned", "retrace"
 ARM_NAMES = {  # and the order of arms in a report
-    BASELINE: "SAC (H = 0)",
+    BASELINE: "no expansion (H = 0)",
     CE: "critic expansion (CE)",
     MVE: "critic expansion, learned (MVE)",
     AE: "actor expansion (AE)",
@@ -60,21 +61,31 @@ SETTING_NAMES = {  # "field=value", or "field" with its value filled in
     "model.num_models": "{} members",
     "model.loss_steps": "{}-step loss",
     "model.data_limit": "first {} steps only",
+    "critic.particles": "{} particles",
     "model.noise": "noise {}",
     "model.bias": "bias {}",
+    "agent.density=released": "released density (B2)",
+    "agent.policy=boltzmann": "Boltzmann policy",
+    "agent.temperature": "temperature {}",
 }
+
+
+AGENT_SETTINGS = ("agent.density", "agent.policy", "agent.temperature")  # of the learner, that make another arm
 
 
 @lru_cache(maxsize=256)
 def usual(name: str, critic: CriticConfig) -> RunConfig:
-    """Return what an arm need not mention: the preset of its algorithm, or its rule with what goes with it."""
-    if name in PRESETS:
-        return canonical(PRESETS[name])
+    """Return what an arm need not mention: the preset of its expansion, or its rule with what goes with it."""
+    if name in (BASELINE, "model"):
+        return canonical(PRESETS["sac" if name == BASELINE else name])
+    if f"sac-{name}" in PRESETS:
+        return canonical(PRESETS[f"sac-{name}"])
     model = ModelConfig(name="ensemble") if learned(name) else ModelConfig()
     if critic.rule == "steve":
         expanded = PRESETS["sac-steve"].critic
     else:
-        expanded = CriticConfig(critic.rule, critic.source, horizon=min(critic.horizon, 1))
+        estimator = "doubly_robust" if critic.rule == "retrace" else "plain"
+        expanded = CriticConfig(critic.rule, critic.source, horizon=min(critic.horizon, 1), estimator=estimator)
     return canonical(RunConfig(critic=expanded, actor=ActorConfig(horizon=1), model=model))
 
 
@@ -84,7 +95,7 @@ def learned(name: str) -> bool:
 
 
 def without_model(key: str) -> str:
-    """Return an arm with the oracle in place of a learned model; any other arm as it is: "sac-mve_min" is "sac-ce_min"."""
+    """Return an arm with the oracle in place of a learned model; any other arm as it is: "mve_min" is "ce_min"."""
     for ours, theirs in ORACLE_OF.items():
         if key == ours or key.startswith((f"{ours} ", f"{ours}_")):
             return theirs + key[len(ours) :]
@@ -92,15 +103,17 @@ def without_model(key: str) -> str:
 
 
 def arm(config: RunConfig, shared: Collection[str] = ()) -> str:
-    """Return the key of the arm of a run: "sac-ce critic.particles=8".
+    """Return the key of the arm of a run, whatever its learner is: "ce critic.particles=8".
 
     `shared` are settings that every run beside it has in common, as far as it has them at all: they stay unsaid. Without
     them no two runs that train differently, seed, horizon and what surrounds them apart, have the same key.
     """
     config = canonical(config)
-    name = algorithm(config)
+    name = "model" if config.train.utd == 0 else expansion(config) or BASELINE
     ours, theirs = dict(flatten(config)), dict(flatten(usual(name, config.critic)))
+    theirs |= dict(flatten(type(config.agent)(), "agent."))
     settings = [n for n in ours if n.startswith(("critic.", "actor.", "model.")) and not n.endswith(".horizon")]
+    settings += [n for n in ours if n in AGENT_SETTINGS]
     said = {n: ours[n] for n in settings if n not in shared and ours[n] != theirs[n]}
     return " ".join([name, *(f"{n}={_text(value)}" for n, value in said.items())])
 
@@ -133,7 +146,7 @@ def _words(key: str) -> Words | None:
         return None
     noisy = settings.pop("model.name", "") == "noisy_oracle"
     what = [text.format(settings.pop(n)) for n, text in INSTEAD.items() if n in settings] or [RULE_NAMES[rule]]
-    of_rule = {n: v for n, v in settings.items() if n.startswith("critic.")}
+    of_rule = {n: v for n, v in settings.items() if n.startswith(("critic.", "agent."))}
     of_model = {n: v for n, v in settings.items() if n not in of_rule}
     model = "noisy oracle" if noisy else "learned" if learned(base) else "oracle"
     return Words([*what, *_setting_names(of_rule)], model, _setting_names(of_model))

@@ -15,8 +15,10 @@ NAN = Interval(np.nan, np.nan, np.nan)
 class Row(NamedTuple):
     """One cell; intervals are 95 % stratified percentile bootstrap, in units of return."""
 
+    task: str  # as it is written
     env: str
-    arm: str  # as in run directories
+    agent: str
+    arm: str  # its key
     horizon: int
     finished: int  # seeds behind the numbers
     failed: int  # diverged; not in the numbers
@@ -38,7 +40,7 @@ def make_row(grid: Grid, env: str, arm: str, h: int) -> Row:
     finals, areas, base = (column(grid, env, *which) for which in ((arm, h, final), (arm, h, auc), (BASELINE, 0, auc)))
     better = probability_of_improvement([areas], [base]) if h and len(areas) and len(base) else NAN
     counts = (len(found.finished), len(found.failed), len(found.unfinished))
-    return Row(env, found.arm, h, *counts, _interval(finals), _interval(areas), better)
+    return Row(env, *grid.tasks[env], found.arm, h, *counts, _interval(finals), _interval(areas), better)
 
 
 def results(grid: Grid) -> list[Row]:
@@ -78,7 +80,7 @@ def as_text(rows: list[Row]) -> str:
     body, beside = [], {r.arm for r in rows}
     for r in rows:
         numbers = (interval_text(r.final), interval_text(r.auc), number(float(r.better.value), 2))
-        body.append((r.env, arm_name(r.arm, beside), str(r.horizon), seeds_text(r), *numbers))
+        body.append((r.task, arm_name(r.arm, beside), str(r.horizon), seeds_text(r), *numbers))
     return aligned(head, body)
 
 

@@ -154,7 +154,7 @@ RETURN_FIGURES = (
     Figure(
         "learning_curves",
         "Learning curves",
-        "One panel per environment and arm, one line per horizon from dark to light; black is H = 0, plain SAC, the "
+        "One panel per environment and arm, one line per horizon from dark to light; black is H = 0, the learner alone, the "
         "same runs in every panel of an environment. A dashed line that ends in a cross is a run that diverged; it "
         "is not in the mean.",
         learning_curves,

@@ -158,7 +158,7 @@ def error_growth(grid: Grid) -> Plate:
             found.append(error_line(in_words(grid, arm), colour, [error_by_steps(run, loop) for run in runs]))
             if arm == MVE:
                 found.append(
-                    error_line("standing still", "sac", [error_by_steps(run, loop, "persistence") for run in runs])
+                    error_line("standing still", BASELINE, [error_by_steps(run, loop, "persistence") for run in runs])
                 )
         series = [s for s in found if s]
         if series:
@@ -194,7 +194,7 @@ def return_against_error(grid: Grid) -> Plate:
         for colour, (name, names) in zip(("first", "second", "third"), dials.items(), strict=False):
             found = dial_points(grid, env, [a for a in names if a != CE], here, measure)
             series += [found._replace(label=DIAL_NAMES[name], colour=colour)] if found else []
-        marks = (("oracle, no error", CE, here), ("SAC (H = 0), no model", BASELINE, 0))
+        marks = (("oracle, no error", CE, here), ("no expansion (H = 0), no model", BASELINE, 0))
         groups = [(name, column(grid, env, arm, h, measure)) for name, arm, h in marks]
         rules = tuple((float(iqm_interval(values).value), name) for name, values in groups if len(values))
         if series:
