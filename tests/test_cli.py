@@ -177,6 +177,7 @@ def test_an_unknown_field_suggests_the_near_one(wrong, near):
         (["train", "sac", "critic.horizon=3"], "critic.horizon: rule td"),
         (["train", "sac", "env.name=probe_clock", "env.action_repeat=2"], "env.action_repeat: got 2"),
         (["train", "sac", "env.backend=bullet"], "env.backend: .*bullet"),
+        (["train", "sac", "env.sticky_actions=0.1"], "env.sticky_actions: got 0.1, pendulum has no .*; leave it out"),
         (["study", "horizons"], "study: 'horizons' .*horizon"),
         (["study", "horizon", "--preset", "huge"], "preset: 'huge' .*smoke, quick, paper"),
         (["study", "horizon", "--seed", "3"], "--seed: unknown field"),
@@ -219,6 +220,9 @@ def parsed(*arguments: str) -> TrainCommand:
         ("agent.actor_lr", 1e-05),
         ("env.episode_length", 20),
         ("env.backend", "spring"),
+        ("env.sticky_actions", 0.25),
+        ("env.difficulty_ramping", False),
+        ("env.difficulty_ramping", True),
         ("actor.divide_by_length", False),
         ("diagnostics.overhead", True),
         ("gamma", 0.5),
@@ -243,6 +247,8 @@ def test_words_that_are_no_fields_are_left_alone():
     assert parsed("out=runs/a,b").options.out == Path("runs/a,b") and parsed("out=true").options.out == Path("true")
     assert parsed("--diagnostics.overhead", "--json", "--dry-run", "seed=3").config.diagnostics.overhead
     assert parsed("env.backend=none").config.env.backend is None
+    assert parsed("--env.difficulty_ramping", "none").config.env.difficulty_ramping is None
+    assert parsed("--env.difficulty_ramping", "seed=3").config.env.difficulty_ramping is True
     assert parsed("--seeds", "1,2", "3").seeds == parsed("seeds=1,2,3").seeds == (1, 2, 3)
     assert normalize_arguments(["-q"]) == ["--quiet", "True"]
     with pytest.raises(UsageError):

@@ -61,7 +61,8 @@ def test_presets_can_run(preset):
 
 def test_every_number_has_a_range_and_every_name_a_table():
     assert set(NUMERIC) == set(RANGES)
-    texts = {n for n, hint in TYPES.items() if get_origin(hint) is not tuple and n not in NUMERIC and hint is not bool}
+    words = {n: hint for n, hint in TYPES.items() if hint not in (bool, bool | None)}
+    texts = {n for n, hint in words.items() if get_origin(hint) is not tuple and n not in NUMERIC}
     assert texts - {"env.backend"} == set(CHOICES)  # which backends there are, the environment knows
     learners = [dict(flatten(replace(RunConfig(), agent=cls()))) for cls in AGENT_CONFIGS.values()]
     assert set(TYPES) == set().union(*learners)

@@ -74,7 +74,7 @@ class ReportCommand:
 
 
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")  # the a.b of a.b=v
-_FLAGS = {name for name, hint in TYPES.items() if hint is bool}
+_FLAGS = {name for name, hint in TYPES.items() if hint in (bool, bool | None)}
 _FLAGS |= {f.name for cls in (RunOptions, StudyCommand, ReportCommand) for f in fields(cls) if f.type is bool}
 _LISTS = {name for name, hint in TYPES.items() if get_origin(hint) is tuple} | {"seeds", "agents"}
 _OPTIONAL = {name for name, hint in TYPES.items() if type(None) in get_args(hint)}
@@ -85,13 +85,17 @@ def _field(token: str) -> str | None:
     return token[2:].replace("-", "_") if token.startswith("--") else None
 
 
+def _is_word(field: str, text: str) -> bool:
+    """Return whether a text stands for a value that Python spells with a capital: True, False or None."""
+    text = text.lower()
+    return (field in _FLAGS and text in ("true", "false")) or (field in _OPTIONAL and text == "none")
+
+
 def _values(field: str, text: str) -> list[str]:
     """Return the words that stand for one value: commas part a list, true, false and none as Python spells them."""
     if field in _LISTS:
         return text.split(",") if text else []
-    if (field in _FLAGS and text.lower() in ("true", "false")) or (field in _OPTIONAL and text.lower() == "none"):
-        return [text.capitalize()]
-    return [text]
+    return [text.capitalize() if _is_word(field, text) else text]
 
 
 def normalize_arguments(arguments: list[str]) -> list[str]:
@@ -104,7 +108,7 @@ def normalize_arguments(arguments: list[str]) -> list[str]:
             name = argument = f"--{name}"
         new = _field(name) if equals else _field(argument)
         if new is None:
-            if pending and field in _FLAGS and argument.lower() not in ("true", "false"):
+            if pending and field in _FLAGS and not _is_word(field, argument):
                 result.append("True")
             result += _values(field, argument)
             pending = False

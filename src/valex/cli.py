@@ -72,9 +72,6 @@ def built_from(config: RunConfig) -> tuple:
 
 def check_environment(config: RunConfig) -> None:
     """Raise ConfigError where the environment cannot be built or the horizon needs gradients it does not have."""
-    extra = ENVS[config.env.name].extra
-    if extra and find_spec(extra) is None:
-        raise ConfigError(f"env.name: {config.env.name} needs the extra {extra}: pip install 'valex[{extra}]'")
     from valex.train import make_parts
 
     try:

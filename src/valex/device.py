@@ -140,7 +140,7 @@ def metadata() -> dict:
     import jax
 
     versions = {"valex": __version__, "python": platform.python_version()}
-    for name in ("jax", "jaxlib", "numpy", "flax", "optax", "brax", "mujoco"):
+    for name in ("jax", "jaxlib", "numpy", "flax", "optax", "brax", "mujoco", "pgx"):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     device = jax.devices()[0]

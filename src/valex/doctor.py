@@ -23,6 +23,7 @@ CORE = (
 )
 EXTRAS = {
     "brax": ("brax", "mujoco", "mujoco-mjx"),
+    "minatar": ("pgx",),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
 }

@@ -55,6 +55,7 @@ RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of eac
     "env.action_repeat": (1, 1000, True, True),
     "env.episode_length": (1, 10**9, True, True),
     "env.reward_offset": (-math.inf, math.inf, False, False),
+    "env.sticky_actions": (0, 1, True, True),
     "agent.hidden": (1, 16_384, True, True),
     "agent.actor_lr": (0, math.inf, False, False),
     "agent.critic_lr": (0, math.inf, False, False),

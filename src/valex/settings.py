@@ -40,6 +40,10 @@ class EnvConfig:
     """Control steps until truncation (>= 1); None takes the environment's default."""
     reward_offset: float = 0.0
     """Added to the reward of every control step in training; evaluation reports the task's own return."""
+    sticky_actions: float | None = None
+    """Chance that the action before is taken again, in [0, 1]; None takes the environment's default (MinAtar: 0.1)."""
+    difficulty_ramping: bool | None = None
+    """Whether a game becomes harder as it goes on; None takes the environment's default (MinAtar: on where there is a ramp)."""
 
 
 @dataclass(frozen=True)

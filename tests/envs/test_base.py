@@ -42,6 +42,32 @@ def counter(end: float = 1e9, episode_length: int = 4, on_reset=None):
         (EnvConfig(name="hopper", action_repeat=-2), "env.action_repeat: got -2, allowed: whole numbers >= 1"),
         (EnvConfig(name="probe_obs", action_repeat=2), "env.action_repeat: got 2, probe_obs allows: 1"),
         (EnvConfig(name="cartpole", episode_length=0), "env.episode_length: got 0, allowed: whole numbers >= 1"),
+        (
+            EnvConfig(name="ball", sticky_actions=0.0),
+            "env.sticky_actions: got 0.0, ball has no such setting; leave it out",
+        ),
+        (
+            EnvConfig(name="hopper", difficulty_ramping=True),
+            "env.difficulty_ramping: got True, hopper has no such setting",
+        ),
+        (EnvConfig(name="probe_obs", sticky_actions=0.1), "env.sticky_actions: got 0.1, probe_obs has no such setting"),
+        (
+            EnvConfig(name="minatar-breakout", difficulty_ramping=False),
+            "env.difficulty_ramping: got False, minatar-break",
+        ),
+        (
+            EnvConfig(name="minatar-freeway", difficulty_ramping=True),
+            "env.difficulty_ramping: got True, minatar-freeway",
+        ),
+        (
+            EnvConfig(name="minatar-seaquest", sticky_actions=1.5),
+            "env.sticky_actions: got 1.5, allowed: numbers in [0, 1]",
+        ),
+        (
+            EnvConfig(name="minatar-asterix", sticky_actions=True),
+            "env.sticky_actions: got True, allowed: numbers in [0, 1]",
+        ),
+        (EnvConfig(name="minatar-asterix", backend="spring"), "env.backend: got 'spring', minatar-asterix allows: jax"),
     ],
 )
 def test_a_wrong_config_is_refused_in_one_line(config, message):

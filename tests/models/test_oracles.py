@@ -136,6 +136,12 @@ def test_a_noisy_brax_oracle_stays_finite(name):
     np.testing.assert_allclose(jnp.linalg.norm(sim.rotation, axis=-1), 1.0, atol=1e-3)
 
 
+def test_a_grid_of_flags_takes_no_noise():
+    env = make_env(EnvConfig("pendulum"))
+    with pytest.raises(ValueError, match="^model.name: noisy_oracle adds small errors .*; set model.name oracle$"):
+        make_noisy_oracle(env._replace(spec=env.spec._replace(grid=(1, 1, 3))), SETTINGS["noisy_oracle"])
+
+
 def test_an_oracle_without_settings_is_an_oracle():
     env = make_env(EnvConfig("pendulum"))
     assert make_oracle(env).members == 1 and make_oracle(env, replace(ModelConfig(), num_models=3)).members == 1

@@ -5,7 +5,7 @@ stepped together, told when its time is up and started anew.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ class Choices(NamedTuple):
     backend: str
     action_repeat: int  # base steps per control step
     episode_length: int  # control steps until the clock truncates
+    sticky_actions: float = 0.0  # chance that the action before is taken again
+    difficulty_ramping: bool = False  # the game becomes harder as it goes on
 
 
 class VecState(NamedTuple):
@@ -53,10 +55,13 @@ def make_env(config: EnvConfig) -> Env:
     return offset_reward(tables.load(tables.ENVS, config.name)(config), config.reward_offset)
 
 
-def resolve(config: EnvConfig, backends: tuple[str, ...], episode_length: int) -> Choices:
+def resolve(
+    config: EnvConfig, backends: tuple[str, ...], episode_length: int, offers: dict[str, Any] | None = None
+) -> Choices:
     """Check `config` and fill its Nones: the first of `backends`, action_repeat 1, `episode_length` control steps.
 
-    The default episode is counted in control steps and does not shrink when actions are repeated.
+    The default episode is counted in control steps and does not shrink when actions are repeated. `offers` holds the
+    defaults of those settings that only some environments have: the others refuse them.
     Raises ValueError, one line that begins with the field at fault and says what is allowed.
     """
     backend = backends[0] if config.backend is None else config.backend
@@ -67,10 +72,23 @@ def resolve(config: EnvConfig, backends: tuple[str, ...], episode_length: int) -
     for field, value in (("action_repeat", repeat), ("episode_length", length)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"env.{field}: got {value!r}, allowed: whole numbers >= 1")
-    return Choices(config.name, backend, repeat, length)
+    return Choices(config.name, backend, repeat, length, **_optional(config, offers or {}))
 
 
-def native_env(spec: EnvSpec, reset: Callable, step: Callable, obs: Callable, terminated: Callable) -> Env:
+def _optional(config: EnvConfig, offers: dict[str, Any]) -> dict[str, Any]:
+    """Return `offers` with what `config` asks for instead. Raises ValueError where it asks for what is not offered."""
+    asked = {"sticky_actions": config.sticky_actions, "difficulty_ramping": config.difficulty_ramping}
+    asked = {field: value for field, value in asked.items() if value is not None}
+    for field, value in asked.items():
+        if field not in offers:
+            raise ValueError(f"env.{field}: got {value!r}, {config.name} has no such setting; leave it out")
+    sticky = asked.get("sticky_actions", 0.0)
+    if isinstance(sticky, bool) or not 0.0 <= sticky <= 1.0:
+        raise ValueError(f"env.sticky_actions: got {sticky!r}, allowed: numbers in [0, 1]")
+    return offers | asked
+
+
+def native_env(spec: EnvSpec, reset: Callable, step: Callable, obs: Callable, terminated: Callable | None) -> Env:
     """Build an environment whose state is so small that the whole of it is its `sim_state`."""
     return Env(
         spec=spec,

@@ -74,7 +74,13 @@ def make_noisy_oracle(env: Env, config: ModelConfig) -> Model:
     in every coordinate of the simulator state x, u the standard deviation of its one-step change. So `noise` 1 makes an error
     as large as a typical step, and errors compound as a model's do. The reward is that of the step without the error, the
     termination is judged after it. Both 0 is the oracle. Bias and noise are in one unit, so curves can be laid side by side.
+    Raises ValueError where the state is one of counters and flags, to which no small error can be added.
     """
+    if env.spec.grid:
+        raise ValueError(
+            f"model.name: noisy_oracle adds small errors to measured numbers, {env.spec.name} has counters and flags; "
+            "set model.name oracle"
+        )
     oracle = make_oracle(env)
 
     def init(key: Array) -> Dial:
