@@ -12,6 +12,8 @@ from valex.settings import (
     DDPGConfig,
     DDQNConfig,
     DiagnosticsConfig,
+    EnvConfig,
+    EvalConfig,
     ModelConfig,
     RunConfig,
     StoreConfig,
@@ -23,6 +25,13 @@ from valex.settings import (
 CE = CriticConfig(rule="h_step", source="model", horizon=3)
 STEVE = CriticConfig(rule="steve", source="model", horizon=3, critic_agg="mean", member_agg="mean")
 RETRACE = CriticConfig(rule="retrace", source="replay", horizon=3, estimator="doubly_robust")
+
+MINATAR = RunConfig(  # a game, and a loop of its pace: small batches, a schedule of exploration
+    env=EnvConfig("minatar-breakout"),
+    agent=DDQNConfig(epsilon_steps=10_000),
+    train=TrainConfig(env_steps=100_000, warmup_steps=1_000, batch_size=32),
+    eval=EvalConfig(every=5_000),
+)
 
 PRESETS = {
     "sac": RunConfig(),
@@ -41,6 +50,10 @@ PRESETS = {
     "td3-mve": RunConfig(agent=TD3Config(), critic=CE, model=ModelConfig(name="ensemble")),
     "td3-ae": RunConfig(agent=TD3Config(), actor=ActorConfig(horizon=3)),
     "td3-retrace": RunConfig(agent=TD3Config(), critic=RETRACE),
+    "ddqn": MINATAR,
+    "ddqn-ce": replace(MINATAR, critic=CE),
+    "ddqn-retrace": replace(MINATAR, critic=RETRACE),
+    "ddqn-nstep": replace(MINATAR, critic=CriticConfig(rule="h_step", source="replay", horizon=2)),
     "model": RunConfig(model=ModelConfig(name="ensemble"), train=TrainConfig(utd=0)),
 }
 
@@ -61,6 +74,10 @@ PRESET_SUMMARIES = {
     "td3-mve": "TD3 with critic expansion and a learned ensemble",
     "td3-ae": "TD3 with actor expansion",
     "td3-retrace": "TD3 with Retrace, the density that of the exploration noise",
+    "ddqn": "double DQN on MinAtar breakout, H = 0",
+    "ddqn-ce": "DDQN with critic expansion, greedy rollouts of the game itself",
+    "ddqn-retrace": "DDQN with Retrace, for the greedy policy the cut of Watkins",
+    "ddqn-nstep": "DDQN with uncorrected 3-step returns",
     "model": "train the dynamics model alone, on random data",
 }
 
