@@ -62,10 +62,8 @@ def _pack(layout: Layout, step: Transition) -> Array:
     words = [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in words]
     if flags:
         bits = jnp.concatenate(flags, axis=1).astype(jnp.uint32)
-        for i in range(0, bits.shape[1], WORD):
-            group = bits[:, i : i + WORD]
-            shifted = group << jnp.arange(group.shape[1], dtype=jnp.uint32)
-            words.append(jnp.sum(shifted, axis=1, keepdims=True, dtype=jnp.uint32))
+        groups = jnp.pad(bits, ((0, 0), (0, -bits.shape[1] % WORD))).reshape(len(bits), -1, WORD)
+        words.append(jnp.sum(groups << jnp.arange(WORD, dtype=jnp.uint32), axis=2, dtype=jnp.uint32))
     return jnp.concatenate(words, axis=1)
 
 

@@ -69,7 +69,7 @@ NAMES = [
     (replace(CE, model=ModelConfig("noisy_oracle", noise=0.1)), "noisy oracle, noise 0.1", "noise 0.1"),
     (replace(CE, model=ModelConfig("noisy_oracle", bias=0.3)), "noisy oracle, bias 0.3", "bias 0.3"),
     (replace(BASE, actor=ActorConfig(3)), "actor expansion, learned (AE)", "actor expansion, learned (AE)"),
-    (with_critic(CE, particles=8), "critic expansion (CE), 8 particles", "critic.particles=8"),
+    (with_critic(CE, particles=8), "critic expansion (CE), 8 particles", "8 particles"),
 ]
 
 
