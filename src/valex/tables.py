@@ -88,6 +88,10 @@ STUDIES = {
         "valex.studies.combine_horizons:COMBINE_HORIZONS",
         "how are horizons best combined? one, mean, minimum, TD(lambda), STEVE; single models and ensembles",
     ),
+    "discrete-horizon": Entry(
+        "valex.studies.discrete_horizon:DISCRETE_HORIZON",
+        "does a longer horizon pay with discrete actions? double DQN on MinAtar, oracle and learned model, Retrace",
+    ),
 }
 
 

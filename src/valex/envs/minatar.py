@@ -18,14 +18,6 @@ from valex.types import Array, Env, EnvSpec, StepOut
 
 STICKY_ACTIONS = 0.1  # default chance that the action before is taken again, as in MinAtar
 
-RANDOM_RETURNS = {  # undiscounted return of uniformly random actions, defaults otherwise: mean, standard error of 2,000 episodes
-    "asterix": (0.525, 0.020),
-    "breakout": (0.380, 0.014),
-    "freeway": (0.395, 0.014),
-    "seaquest": (0.103, 0.009),
-    "space_invaders": (3.877, 0.069),
-}
-
 
 def as_pgx(before: Any, after: Any) -> Any:
     """Return pgx's successor as it is."""
