@@ -2,10 +2,11 @@
 
     python benchmarks/ddqn_throughput.py --loop-python VENV/bin/python       # VENV: pip install jax flax optax minatar
 
-The loop is what most code bases do: the `minatar` package steps on the host, a numpy ring stores, one jitted call chooses an action and one
-takes an update. Both have the same net (3 x 3 convolution of 16 filters, 128 units), batch 32, Adam, soft target updates, sticky
-actions 0.1 and one update per step; epsilon is at its end, 0.05. The loop's convolution is flax's, valex's is its own (docs/decisions.md).
-Each runs in a process of its own; import, compilation and warm-up happen before its clock starts, and they take turns.
+The loop is what most code bases do: the `minatar` package steps on the host, a numpy ring stores, one jitted call chooses an
+action and one takes an update. Both have the same net (3 x 3 convolution of 16 filters, 128 units), batch 32, Adam, soft target
+updates, sticky actions 0.1 and one update per step; epsilon is at its end, 0.05. The loop's convolution is flax's, valex's is
+its own (docs/decisions.md). Each runs in a process of its own; import, compilation and warm-up happen before its clock starts,
+and they take turns.
 """
 
 import argparse

@@ -2,15 +2,22 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from valex import replay as replays
+from valex.config import PRESETS
 from valex.settings import EnvConfig, RunConfig, SACConfig, TrainConfig
 from valex.train import Parts, TrainState
 
-BATCH = 256
+BATCH, BATCH_DISCRETE = 256, 32  # rows of an update: the presets' own
+
+
+def batch_of(parts: Parts) -> int:
+    """Return the rows of an update of these parts."""
+    return BATCH_DISCRETE if parts.env.spec.num_actions else BATCH
 
 
 def loop(body: Callable, count: int) -> Callable:
@@ -36,7 +43,7 @@ def update_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], flo
 
     def body(i, agent_state):
         sample_key, key = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
-        batch = replays.sample_sequences(state.replay, sample_key, BATCH, parts.window)
+        batch = replays.sample_sequences(state.replay, sample_key, batch_of(parts), parts.window)
         return parts.agent.update(agent_state, key, batch, state.model)[0]
 
     return timer(loop(body, count), state.agent, count)
@@ -45,20 +52,25 @@ def update_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], flo
 def policy_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], float]:
     """Time one sample of the policy with its log-probability for a whole batch of observations."""
     bootstrap = parts.agent.bootstrap(state.agent)
-    batch = replays.sample_sequences(state.replay, jax.random.key(2), BATCH, 1)
+    batch = replays.sample_sequences(state.replay, jax.random.key(2), batch_of(parts), 1)
 
     def body(i, carry):
         obs, total = carry
         sample = bootstrap.act(jax.random.fold_in(jax.random.key(4), i), obs)
-        return obs + 1e-6 * sample.action[:, :1], total + sample.log_prob
+        total += sample.log_prob + jnp.sum(sample.action.reshape(len(obs), -1), axis=1)  # reads the sample
+        return jnp.where(total[:, None] > 1e30, jnp.zeros_like(obs), obs), total
 
-    return timer(loop(body, count), (batch.obs[0], jnp.zeros(BATCH)), count)
+    return timer(loop(body, count), (batch.obs[0], jnp.zeros(batch_of(parts))), count)
 
 
 def base_config(task: str) -> RunConfig:
-    """Return plain SAC for env:widths."""
+    """Return plain SAC for env:widths, or plain double DQN for a game."""
     name, text = task.split(":")
     hidden = tuple(int(x) for x in text.split(","))
+    if name.startswith("minatar"):
+        usual = PRESETS["ddqn"]
+        train = replace(usual.train, env_steps=4_000, warmup_steps=2_000)
+        return replace(usual, env=EnvConfig(name), agent=replace(usual.agent, hidden=hidden), train=train)
     return RunConfig(EnvConfig(name), SACConfig(hidden=hidden), train=TrainConfig(env_steps=4_000, warmup_steps=2_000))
 
 
