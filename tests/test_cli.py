@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,30 +41,44 @@ def in_a_process(code: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def help_text() -> str:
-    """What `valex train sac --help` prints, without boxes and line breaks."""
+@cache
+def help_text(preset: str) -> str:
+    """What `valex train PRESET --help` prints, without boxes and line breaks."""
     columns, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "80"
     try:
-        said = valex("train", "sac", "--help")
+        said = valex("train", preset, "--help")
     finally:
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
     assert said.code == 0 and said.err == ""
     return re.sub(r"[\s│|─╭╮╰╯]", "", said.out)
 
 
-@pytest.mark.parametrize(("name", "default"), list(flatten(RunConfig())))
-def test_help_explains_every_field(help_text, name, default):
-    (begin,) = (found.start() for found in re.finditer(rf"--{name}(?=[A-Z{{\[])", help_text))
-    own = help_text[begin : help_text.find("(default:", begin) + 60]
-    assert re.sub(r"\s", "", tiny.documentation()[name]) in own, own
+FIELDS = [
+    (preset, name, default)
+    for preset in tables.AGENTS
+    for name, default in flatten(PRESETS[preset])
+    if preset == "sac" or name.startswith("agent.")
+]
+
+
+def preset_with(name: str) -> str:
+    """The first preset that has a field."""
+    return next(preset for preset, field, _ in FIELDS if field == name)
+
+
+@pytest.mark.parametrize(("preset", "name", "default"), FIELDS)
+def test_help_explains_every_field(preset, name, default):
+    text = help_text(preset)
+    (begin,) = (found.start() for found in re.finditer(rf"--{name}(?=[A-Z{{\[])", text))
+    own = text[begin : text.find("(default:", begin) + 60]
+    assert re.sub(r"\s", "", tiny.documentation(preset)[name]) in own, own
     shown = "".join(map(str, default)) if isinstance(default, tuple) else str(default)
     assert f"(default:{shown}" in own
 
 
-def test_help_explains_every_option(help_text):
+def test_help_explains_every_option():
     for option in ("seeds", *RunOptions.__dataclass_fields__):
-        assert f"--{option}" in help_text
+        assert f"--{option}" in help_text("sac")
     said = valex("study", "horizon", "--help")
     assert said.code == 0 and all(f"--{field}" in said.out for field in ("preset", "out", "dry_run"))
     assert valex("report", "--help").code == 0
@@ -129,19 +144,20 @@ def test_a_number_outside_its_range_is_one_line(name):
     value = -1 if low == 0 else low - 1 if low_in else low
     if name == "agent.target_entropy_per_dim":
         value = "inf"
-    line = refused("train", "sac", f"{name}={value}")
+    line = refused("train", preset_with(name), f"{name}={value}")
     assert line.startswith(f"valex: {name}: ") and f"{low}, {high}" in line
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_an_unknown_name_is_one_line(name):
-    line = refused("train", "sac", f"--{name}", "foo")
-    assert name in line and "foo" in line and all(choice in line for choice in CHOICES[name])
+    line = refused("train", preset_with(name), f"--{name}", "foo")
+    choices = ["preset"] if name == "agent.name" else CHOICES[name]  # which chooses the learner
+    assert name in line and "foo" in line and all(choice in line for choice in choices)
 
 
 @pytest.mark.parametrize("name", [n for n, hint in TYPES.items() if hint is not str and n != "env.backend"])
 def test_a_word_of_another_type_is_one_line(name):
-    line = refused("train", "sac", f"{name}=maybe")
+    line = refused("train", preset_with(name), f"{name}=maybe")
     assert name in line and "maybe" in line
     assert any(word in line for word in ("INT", "FLOAT", "True", "one of", "Expected")), line
 
@@ -388,7 +404,9 @@ def test_cuda_fails_loudly_where_there_is_none():
 @pytest.fixture
 def study(monkeypatch):
     """A study of one tiny run, and a report that only says where it lies."""
-    fake = SimpleNamespace(presets={"quick": lambda: [TINY], "bad": lambda: [replace(TINY, gamma=2.0)]})
+    fake = SimpleNamespace(
+        presets={"quick": lambda: [TINY], "bad": lambda: [replace(TINY, gamma=2.0)]}, agents=(), adapt=list
+    )
     monkeypatch.setattr(cli, "load", lambda table, name: fake)
     monkeypatch.setattr(cli, "make_report", lambda root, out: ("THE TABLE", root / "report" / "index.html"))
 
@@ -401,6 +419,16 @@ def test_a_study_runs_and_reports(study):
     assert found["report"].endswith("index.html") and [row["state"] for row in found["runs"]] == ["finished"]
     plan = json.loads(valex("study", "horizon", "--dry-run", "--json").out)
     assert plan == {"runs": [{"run": f"runs/horizon-quick/{run_id(TINY)}"}]}
+
+
+def test_the_learners_of_a_study_can_be_chosen():
+    said = valex("study", "horizon", "--preset", "smoke", "--agents", "ddpg,td3", "--dry-run", "--json")
+    names = [Path(row["run"]).name for row in json.loads(said.out)["runs"]]
+    assert said.code == 0 and {name.split("__")[1].split("-")[0] for name in names} == {"ddpg", "td3"}
+    assert "ddqn" in refused("study", "horizon", "--agents", "ddqn")
+    assert "no choice" in refused("study", "compounding-error", "--agents", "sac")
+    for line in (refused("train", "sac", "agent.policy_delay=3"), refused("train", "sac", "agent.name=td3")):
+        assert "preset of" in line
 
 
 def test_a_study_with_a_config_that_cannot_be_is_refused(study):

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
@@ -21,6 +21,7 @@ from valex.config import run_id
 from valex.envs.classic import make_pendulum
 from valex.fields import flatten, parts_of
 from valex.settings import (
+    AGENT_CONFIGS,
     DDPGConfig,
     DDQNConfig,
     EnvConfig,
@@ -64,9 +65,9 @@ def make_counting_pendulum(config: EnvConfig):
     return env._replace(step=step)
 
 
-@lru_cache(maxsize=1)
-def documentation() -> dict[str, str]:
-    """Return dotted field -> the text below it in settings.py."""
+@cache
+def documentation(agent: str = "") -> dict[str, str]:
+    """Return dotted field -> the text below it in settings.py; of one learner, or of all, where the last one counts."""
     classes = {
         node.name: node
         for node in ast.parse(Path(settings.__file__).read_text()).body
@@ -74,6 +75,7 @@ def documentation() -> dict[str, str]:
     }
     texts = {}
     parts = [(f"{name}.", part) for name, hint in get_type_hints(RunConfig).items() for part in parts_of(hint)]
+    parts = [(name, part) for name, part in parts if name != "agent." or not agent or part is AGENT_CONFIGS[agent]]
     for prefix, cls in [("", RunConfig), *parts]:
         body = [line for base in reversed(cls.__mro__[:-1]) for line in classes[base.__name__].body]
         for field, text in itertools.pairwise(body):

@@ -4,6 +4,7 @@ import csv
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from valex.report.figures import log_label
 from valex.report.html import preset_of, study_of, write_report
 from valex.report.palette import colour, line_of
 from valex.store import read_runs
-from valex.studies.base import Series
+from valex.studies.base import Series, with_learners
 from valex.studies.combine_horizons import COMBINE_HORIZONS
 from valex.studies.combine_horizons import smoke as combine_smoke
 from valex.studies.horizon import HORIZON, quick, smoke
@@ -150,6 +151,15 @@ def test_the_preset_is_recognised_by_its_runs(root, tmp_path):
     assert study_of(root) is HORIZON and study_of(tmp_path) is HORIZON
     odd = synthetic.run(World(), replace(quick()[0], gamma=0.5))
     assert preset_of(HORIZON, [odd]) == ("", 0)
+
+
+def test_runs_of_another_learner_belong_to_the_preset_too():
+    """A folder of DDPG alone lacks nothing of SAC; what lacks is counted within the learners that are there."""
+    declared = with_learners(HORIZON, "quick", ("ddpg",))
+    assert len(declared) == 40 + 35  # and critic expansion and Retrace with the released density
+    runs = [synthetic.run(World(), config) for config in declared]
+    assert preset_of(HORIZON, runs) == ("quick", 0) and preset_of(HORIZON, runs[1:]) == ("quick", 1)
+    assert study_of(Path("mine"), runs) is HORIZON
 
 
 def test_a_study_is_recognised_by_its_folder_or_by_its_runs(tmp_path):
