@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 from valex.fields import ConfigError
 from valex.settings import (
+    LEARNED,
     ActorConfig,
     CriticConfig,
     DiagnosticsConfig,
@@ -20,18 +21,16 @@ from valex.settings import (
 PRESETS = {
     "sac": RunConfig(),
     "sac-ce": RunConfig(critic=CriticConfig(rule="h_step", source="model", horizon=3)),
-    "sac-mve": RunConfig(
-        critic=CriticConfig(rule="h_step", source="model", horizon=3), model=ModelConfig(name="ensemble")
-    ),
+    "sac-mve": RunConfig(critic=CriticConfig(rule="h_step", source="model", horizon=3), model=LEARNED["ensemble"]),
     "sac-steve": RunConfig(
         critic=CriticConfig(rule="steve", source="model", horizon=3, critic_agg="mean", member_agg="mean"),
-        model=ModelConfig(name="ensemble"),
+        model=LEARNED["ensemble"],
     ),
     "sac-ae": RunConfig(actor=ActorConfig(horizon=3)),
     "sac-retrace": RunConfig(
         critic=CriticConfig(rule="retrace", source="replay", horizon=3, estimator="doubly_robust")
     ),
-    "model": RunConfig(model=ModelConfig(name="ensemble"), train=TrainConfig(utd=0)),
+    "model": RunConfig(model=LEARNED["ensemble"], train=TrainConfig(utd=0)),
 }
 
 PRESET_SUMMARIES = {
@@ -67,7 +66,7 @@ CADENCE = {  # what the schedule `released` does not read, at its default
 
 def _canonical_model(model: ModelConfig) -> ModelConfig:
     """Return the settings of a dynamics model without those of the others."""
-    if model.name == "ensemble":
+    if model.name in LEARNED:
         elites = None if model.num_elites == model.num_models else model.num_elites
         model = replace(model, noise=0.0, bias=0.0, num_elites=elites)
         return replace(model, **CADENCE) if model.schedule == "released" else model
@@ -93,9 +92,9 @@ def horizon(config: RunConfig) -> int:
 def algorithm(config: RunConfig) -> str:
     """Return the short name of what a config trains: sac, sac-ce, sac-ae, sac-retrace and combinations.
 
-    A model that is not the oracle is named after the part that rolls it out, but sac-ce with an ensemble is sac-mve.
+    A model that is not the oracle is named after the part that rolls it out, but sac-ce with a learned model is sac-mve.
     """
-    critic, name, learned = config.critic, config.agent.name, config.model.name == "ensemble"
+    critic, name, learned = config.critic, config.agent.name, config.model.name in LEARNED
     if config.train.utd == 0:
         return "model"
     if critic.horizon > 0:

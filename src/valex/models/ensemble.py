@@ -174,5 +174,7 @@ def make_kind(env: Env, config: ModelConfig) -> Kind:
 def make_ensemble(env: Env, config: ModelConfig) -> Model:
     """Build the learned model of `env`. Raises ValueError naming the field that does not fit the environment."""
     if env.spec.grid:
-        raise ValueError(f"model.name: {env.spec.name} shows a grid of flags, which the ensemble does not predict")
+        raise ValueError(
+            f"model.name: {env.spec.name} shows a grid of flags, which ensemble does not predict; set model.name grid"
+        )
     return make_learned(env.spec, config, make_kind(env, config))

@@ -75,6 +75,10 @@ def make_noisy_oracle(env: Env, config: ModelConfig) -> Model:
     as large as a typical step, and errors compound as a model's do. The reward is that of the step without the error, the
     termination is judged after it. Both 0 is the oracle. Bias and noise are in one unit, so curves can be laid side by side.
     """
+    if env.spec.grid:
+        raise ValueError(
+            f"model.name: noisy_oracle adds real numbers to the state, {env.spec.name} has flags; set model.name oracle"
+        )
     oracle = make_oracle(env)
 
     def init(key: Array) -> Dial:
