@@ -42,9 +42,11 @@ def serve_valex() -> None:
     import optax
 
     from valex import device, normalize, replay
-    from valex.models.fitting import init_members, make_fit, make_nets
+    from valex.envs.base import native_env
+    from valex.models.ensemble import Units, make_kind
+    from valex.models.fitting import make_fit, make_losses
     from valex.settings import ModelConfig
-    from valex.types import Transition
+    from valex.types import EnvSpec, Transition
 
     device.set_up_jax("cpu")
     config = ModelConfig("ensemble", hidden=HIDDEN, batch_size=BATCH, num_models=N)
@@ -53,13 +55,14 @@ def serve_valex() -> None:
     ring = replay.init(jax.tree.map(lambda x: x[0], rows), ROWS, 1)
     fill = lambda ring, row: (replay.add(ring, jax.tree.map(lambda x: x[None], row)), None)  # noqa: E731
     ring, _ = jax.jit(lambda ring, rows: jax.lax.scan(fill, ring, rows))(ring, rows)
-    nets = make_nets(OBS, ACT, config)
-    members = init_members(nets, jax.random.key(0), OBS, config)
+    spec, unused = EnvSpec("rows", OBS, ACT, 0, ROWS, 1, 1.0, "jax", True), lambda *inputs: inputs[0]
+    kind = make_kind(native_env(spec, unused, unused, unused, unused), config)
+    members = kind.init(jax.random.key(0))
     tx = optax.adam(config.lr)
-    fit = jax.jit(make_fit(nets, tx, config)[0])
+    fit = jax.jit(make_fit(make_losses(kind, config), tx, config)[0])
     changes = normalize.update(normalize.init(OBS + 1), jnp.concatenate([change, reward[:, None]], 1))
     scale = 1.0 / normalize.scale_shift(changes)[0]
-    known = (ring, (changes.mean, scale, normalize.update(normalize.init(OBS), obs)), jnp.uint32(1))
+    known = (ring, Units(changes.mean, scale, normalize.update(normalize.init(OBS), obs)), jnp.uint32(1))
     state = (members, jax.vmap(tx.init)(members))
     jax.block_until_ready(fit(*state, known, jax.random.key(1), jnp.int32(2)))
 

@@ -26,8 +26,8 @@ from loops import BATCH, base_config, loop, policy_loop, sized, timer, update_lo
 from valex import replay as replays
 from valex.device import cpu_threads, set_up_jax
 from valex.launch import threads_of
-from valex.models.ensemble import draw_slots, propagate
-from valex.models.fitting import make_nets, predict
+from valex.models.ensemble import make_nets, predict
+from valex.models.learned import draw_slots, propagate
 from valex.normalize import normalize
 from valex.settings import CriticConfig, ModelConfig, RunConfig
 from valex.train import Parts, TrainState, make_parts, make_program
@@ -39,9 +39,7 @@ SIZES = {"4x256": (256, 256, 256, 256), "2x128": (128, 128)}
 
 def forward_loop(parts: Parts, state: TrainState, count: int, way: str, config: ModelConfig) -> Callable[[], float]:
     """Time one forward pass of a batch: of a `single` member, of one member for each row (`shares`), or of all, then `pick`."""
-    spec = parts.env.spec
-    nets = make_nets(spec.obs_dim, spec.act_dim, config)
-    say, params = partial(predict, nets, config=config), state.model
+    say, params = partial(predict, make_nets(parts.env.spec, config), config=config), state.model
     rows = jax.tree.map(lambda x: x[0], replays.sample_sequences(state.replay, jax.random.key(2), BATCH, 1))
     first = jax.tree.map(lambda x: x[:1], params.members)
 

@@ -20,6 +20,7 @@ from valex.config import PRESETS, algorithm, canonical, config_hash, from_dict, 
 from valex.fields import CHOICES, RANGES, TYPES, ConfigError, flatten
 from valex.settings import (
     AGENT_CONFIGS,
+    LEARNED,
     ActorConfig,
     CriticConfig,
     DDPGConfig,
@@ -30,7 +31,7 @@ from valex.settings import (
     StoreConfig,
     TrainConfig,
 )
-from valex.tables import AGENTS
+from valex.tables import AGENTS, MODELS
 
 NUMERIC = [name for name, hint in TYPES.items() if any(kind in str(hint) for kind in ("int", "float"))]
 
@@ -178,6 +179,11 @@ TOGETHER = {
     "little data": (mve(data_limit=3, loss_steps=4), "model.data_limit: 3 .*4 steps"),
     "longer windows": (mve(loss_steps=600, batch_size=600), "train.warmup_steps: .*600"),
     "cadence": (replace(mve(train_every=6), train=TrainConfig(num_envs=4)), "model.train_every: 6 .*num_envs 4"),
+    "actor through flags": (
+        replace(mve(name="grid", termination="learned"), actor=ActorConfig(2)),
+        "actor.horizon: .*model.name grid",
+    ),
+    "noise of flags": (mve(name="grid", noise=0.1), "model.noise: .*noisy_oracle"),
     "noise of a net": (mve(noise=0.1), "model.noise: .*noisy_oracle"),
     "noise of an oracle": (replace(ce(), model=ModelConfig(bias=0.1)), "model.noise: .*noisy_oracle"),
     "nothing to train": (RunConfig(train=TrainConfig(utd=0)), "train.utd: .*model.name ensemble"),
@@ -313,6 +319,14 @@ def test_all_presets_meet_at_horizon_zero():
     assert len(at_zero) == len(PRESETS) - 2
     assert {canonical(config) for config in at_zero.values()} == {canonical(PRESETS[name]) for name in AGENTS}
     assert len({run_id(config) for config in at_zero.values()}) == len(AGENTS)
+
+
+def test_every_learned_model_is_registered_and_can_run():
+    for name, model in LEARNED.items():
+        assert name == model.name in MODELS
+        config = check(replace(PRESETS["sac-mve"], model=model))
+        assert algorithm(config) == "sac-mve" and canonical(config) == config
+    assert run_id(mve(name="grid", noise=0.1)) == run_id(mve(name="grid")) != run_id(mve())
 
 
 def test_settings_of_a_model_that_it_does_not_read_make_no_new_run():

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from grid_world import CELLS, FLICKER, LAMP_FLAG, make_grid_world
 
 import valex
+from valex.diagnostics.final import _plain
 from valex.diagnostics.model_error import ErrorStudy, measure, model_error
 from valex.diagnostics.model_statistics import explained, spread_of_members, summary
 from valex.envs.base import native_env
 from valex.envs.classic import PendulumState, make_pendulum
-from valex.models.oracle import make_noisy_oracle
-from valex.settings import EnvConfig, ModelConfig
+from valex.models.grid import make_grid
+from valex.models.oracle import make_noisy_oracle, make_oracle
+from valex.settings import LEARNED, EnvConfig, ModelConfig
 from valex.train import Parts, TrainState
 from valex.types import ActionSample, Agent, EnvSpec, Model, Opinions, StepOut
 
@@ -271,6 +274,55 @@ def test_simulators_are_followed_by_their_steps():
     assert np.all(exact["closed_loop"]["obs"]["members"]["rms"] < 1e-5)
     assert np.all(exact["open_loop"]["obs"]["intrinsic"]["rms"] < 1e-5)  # an error of 0 moves no start
     assert all(row["q90"][0] < 1e-5 for row in exact["derivatives"]["members"].values())
+
+
+# flags and discrete actions
+
+
+def walk_right(state, key, obs, explore):
+    """Action 3 in every state."""
+    action = jnp.full(obs.shape[:-1], 3)
+    return ActionSample(action, jnp.zeros(obs.shape[:-1]), action)
+
+
+def test_errors_of_flags_are_those_of_what_cannot_be_known():
+    """A simulator that is followed twice differs in the lamp alone: sqrt(2) standard deviations of a lamp that is redrawn."""
+    env = make_grid_world(peril=0.0)
+    parts = Parts(env, make_oracle(env), AGENT._replace(act=walk_right), 1)
+    result = found(parts, (), STUDY._replace(steps=10))
+    assert set(result["left_out"]) == {"derivatives", "intrinsic", "predicted_variance"} and "derivatives" not in result
+    moves, sigma = np.isfinite(result["sigma"]), result["sigma"]
+    assert moves[LAMP_FLAG] and np.sum(moves) > 15 and not np.any(moves[1::3])  # the food stays where it is
+    np.testing.assert_allclose(sigma[LAMP_FLAG], np.sqrt(FLICKER * (1.0 - FLICKER)), atol=0.02)
+    rms = result["open_loop"]["obs"]["members"]["rms"][0]
+    np.testing.assert_allclose(rms, np.sqrt(2.0 / np.sum(moves)), rtol=0.3)
+    np.testing.assert_allclose(result["open_loop"]["obs"]["again"]["rms"], rms)
+    assert np.all(result["closed_loop"]["obs"]["members"]["rms"] == 0.0)  # there both draw the same noise
+    assert np.max(result["open_loop"]["return"]["mean"]["rms"]) < 1e-5
+    r2 = result["one_step"]["mean"]["r2_next"]["by_dim"]
+    assert r2[LAMP_FLAG] < 0.0 and np.nanmin(np.delete(r2, LAMP_FLAG)) == 1.0
+
+
+def test_a_learned_model_of_flags_is_measured():
+    """Untrained: it holds everything, so that its mean is about persistence; every number can be written as JSON."""
+    env = make_grid_world()
+    model = make_grid(env, ModelConfig(**vars(LEARNED["grid"]) | {"num_models": 2, "hidden": (4,)}))
+    parts = Parts(env, model, AGENT._replace(act=walk_right), 1)
+    result = found(parts, model.init(KEY), STUDY._replace(steps=10))
+    assert result["path"]["members"].shape == (2, 10, CELLS) and result["spread"]["spread"]["rms"].shape == (10,)
+    first = result["one_step"]
+    ratio = first["mean"]["error"]["rms"] / first["persistence"]["error"]["rms"]
+    assert 0.8 < ratio < 1.2 and "predicted_variance" not in result
+    assert _plain(result)["left_out"]["derivatives"] == "flags have no derivatives"
+    with pytest.raises(ValueError, match="behaviour: .*grid_world are discrete"):
+        found(parts, model.init(KEY), STUDY._replace(behaviour="ou"))
+
+
+def test_discrete_actions_alone_leave_derivatives_out():
+    env = valex.make_env(EnvConfig("probe_both_discrete"))
+    parts = Parts(env, make_oracle(env), AGENT._replace(act=walk_right), 1)
+    result = found(parts, (), STUDY._replace(steps=2))
+    assert set(result["left_out"]) == {"derivatives", "intrinsic"} and "derivatives" not in result
 
 
 # as users call it

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from valex.networks import critic_ensemble, gaussian_actor, mlp
+from valex.networks import conv, conv_same, critic_ensemble, gaussian_actor, mlp, stacked
 
 
 def test_mlp_matches_numpy():
@@ -37,3 +38,46 @@ def test_initial_weights_are_lecun_normal():
     np.testing.assert_allclose(kernel.std(), 100**-0.5, rtol=0.02)
     assert np.abs(kernel).max() <= 2.0 / 0.8796 / 10 + 1e-4 and not np.any(params["Dense_0"]["bias"])
     np.testing.assert_allclose(np.asarray(params["Dense_1"]["kernel"]).std(), 400**-0.5, rtol=0.02)
+
+
+def lax_conv(x, kernel, pad):
+    """What XLA itself makes of it, gradients included."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=layout)
+
+
+@pytest.mark.parametrize("pad", [0, 1])
+@pytest.mark.parametrize("axes", [None, (0, 0), (None, 0), (0, None)])
+def test_a_convolution_and_its_gradients_are_those_of_xla(axes, pad):
+    """Alone, and batched over images, kernels or both."""
+    x, kernel = (
+        jax.random.normal(jax.random.key(0), (3, 2, 5, 4, 2)),
+        jax.random.normal(jax.random.key(1), (3, 3, 3, 2, 6)),
+    )
+    x, kernel = (v if axes and axis == 0 else v[0] for v, axis in zip((x, kernel), axes or (None, None), strict=True))
+
+    def total(way):
+        one = lambda a, b: way(a, b, pad)  # noqa: E731
+        return lambda a, b: jnp.sum(jnp.sin((jax.vmap(one, axes) if axes else one)(a, b)))
+
+    found, right = (jax.jit(jax.value_and_grad(total(way), argnums=(0, 1)))(x, kernel) for way in (conv, lax_conv))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, right)
+
+
+def test_a_grid_keeps_its_size_and_nets_stay_apart():
+    """Of two nets the second is the one by itself; context is added in every cell; a shift of the grid shifts what is inside."""
+    one = conv_same(2, 3, (8, 4))
+    flat = one._replace(apply=lambda p, x, c: one.apply(p, x.reshape(-1, 6, 7, 2), c))
+    net = stacked(flat, 2)
+    params = net.init(jax.random.key(0))
+    x, c = jax.random.bernoulli(jax.random.key(1), 0.3, (5, 84)).astype(jnp.float32), jnp.eye(3)[jnp.arange(5) % 3]
+    y = net.apply(params, x, c)
+    assert y.shape == (2, 5, 6, 7, 4)
+    second = jax.tree.map(lambda leaf: leaf[1], params)
+    np.testing.assert_allclose(y[1], flat.apply(second, x, c), rtol=1e-5, atol=1e-6)
+    grid = x.reshape(-1, 6, 7, 2)
+    moved = one.apply(second, jnp.roll(grid, 1, axis=2), c)
+    np.testing.assert_allclose(moved[:, :, 3:-2], y[1][:, :, 2:-3], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(one.apply(second, grid, c[::-1]), y[1])
+    kernel = np.asarray(one.init(jax.random.key(2))["layer_1"]["kernel"])
+    assert kernel.shape == (72, 4) and abs(kernel.std() - 72**-0.5) < 0.02

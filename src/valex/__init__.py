@@ -19,7 +19,7 @@ _EXPORTS = {
     "backward_return": "targets",
     "make_expansion": "expansion",
     "make_env": "envs.base", "make_oracle": "models.oracle", "make_noisy_oracle": "models.oracle",
-    "make_ensemble": "models.ensemble", "make_sac": "agents.sac",
+    "make_ensemble": "models.ensemble", "make_grid": "models.grid", "make_sac": "agents.sac",
     "make_ddpg": "agents.ddpg", "make_td3": "agents.td3",
     "make_parts": "train", "make_program": "train", "sample_sequences": "replay", "load_agent": "finished",
     "model_error": "diagnostics.model_error", "ErrorStudy": "diagnostics.model_error",

@@ -8,12 +8,15 @@ from valex.settings import (
     GOLDEN,
     HOLDOUT_BLOCK,
     HOLDOUT_CHECK_EVERY,
+    LEARNED,
     DDQNConfig,
     ModelConfig,
     RunConfig,
     needs_model,
 )
 from valex.tables import RULES
+
+TO_LEARN = f"set model.name {' or '.join(LEARNED)}"
 
 
 def check(config: RunConfig) -> RunConfig:
@@ -89,17 +92,19 @@ def _check_expansion(config: RunConfig) -> None:
 def _check_model(config: RunConfig) -> None:
     """Raise ConfigError where the settings of the dynamics model do not go together."""
     model, train = config.model, config.train
-    if train.utd == 0 and model.name != "ensemble":
-        raise ConfigError("train.utd: 0 trains the dynamics model alone; set model.name ensemble")
+    if train.utd == 0 and model.name not in LEARNED:
+        raise ConfigError(f"train.utd: 0 trains the dynamics model alone; {TO_LEARN}")
     if model.name != "noisy_oracle" and (model.noise or model.bias):
         raise ConfigError("model.noise: noise and bias are those of an oracle; set model.name noisy_oracle")
     _check_members(config)
-    if model.name != "ensemble":
+    if model.name not in LEARNED:
         learned = dict(flatten(ModelConfig(name=model.name, noise=model.noise, bias=model.bias)))
         for name, value in flatten(model):
             if value != learned[name]:
-                raise ConfigError(f"model.{name}: {model.name} learns nothing; set model.name ensemble")
+                raise ConfigError(f"model.{name}: {model.name} learns nothing; {TO_LEARN}")
         return
+    if model.name == "grid" and config.actor.horizon > 0:
+        raise ConfigError("actor.horizon: no gradient flows through the flags of model.name grid; set actor.horizon 0")
     if not model.hidden:
         raise ConfigError("model.hidden: () is empty; give one or more widths, each at least 1")
     elites = model.num_models if model.num_elites is None else model.num_elites
@@ -124,9 +129,9 @@ def _check_model(config: RunConfig) -> None:
 def _check_members(config: RunConfig) -> None:
     """Raise ConfigError where a target compares members of a model that has one."""
     critic, model = config.critic, config.model
-    if model.name == "ensemble" and model.num_models > 1:
+    if model.name in LEARNED and model.num_models > 1:
         return
-    remedy = "raise model.num_models" if model.name == "ensemble" else "set model.name ensemble"
+    remedy = "raise model.num_models" if model.name in LEARNED else TO_LEARN
     if critic.max_disagreement is not None:
         raise ConfigError(f"critic.max_disagreement: one member cannot disagree; {remedy}")
     if critic.member_agg != "sample" and critic.rule != "steve":  # steve has the critics to compare
@@ -184,7 +189,7 @@ def _check_loop(config: RunConfig) -> None:
     train, every = config.train, config.eval.every
     warmup = -(-train.warmup_steps // train.num_envs) * train.num_envs
     window = config.critic.horizon + 1 if config.critic.source == "replay" else 1
-    window = max(window, config.model.loss_steps if needs_model(config) and config.model.name == "ensemble" else 1)
+    window = max(window, config.model.loss_steps if needs_model(config) and config.model.name in LEARNED else 1)
     if train.warmup_steps < train.batch_size:
         raise ConfigError(
             f"train.warmup_steps: {train.warmup_steps} must be at least train.batch_size {train.batch_size}"

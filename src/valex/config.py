@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 
 from valex.fields import ConfigError, parts_of
 from valex.settings import (
+    LEARNED,
     ActorConfig,
     CriticConfig,
     DDPGConfig,
@@ -36,25 +37,26 @@ MINATAR = RunConfig(  # a game, and a loop of its pace: small batches, a schedul
 PRESETS = {
     "sac": RunConfig(),
     "sac-ce": RunConfig(critic=CE),
-    "sac-mve": RunConfig(critic=CE, model=ModelConfig(name="ensemble")),
-    "sac-steve": RunConfig(critic=STEVE, model=ModelConfig(name="ensemble")),
+    "sac-mve": RunConfig(critic=CE, model=LEARNED["ensemble"]),
+    "sac-steve": RunConfig(critic=STEVE, model=LEARNED["ensemble"]),
     "sac-ae": RunConfig(actor=ActorConfig(horizon=3)),
     "sac-retrace": RunConfig(critic=RETRACE),
     "ddpg": RunConfig(agent=DDPGConfig()),
     "ddpg-ce": RunConfig(agent=DDPGConfig(), critic=CE),
-    "ddpg-mve": RunConfig(agent=DDPGConfig(), critic=CE, model=ModelConfig(name="ensemble")),
+    "ddpg-mve": RunConfig(agent=DDPGConfig(), critic=CE, model=LEARNED["ensemble"]),
     "ddpg-ae": RunConfig(agent=DDPGConfig(), actor=ActorConfig(horizon=3)),
     "ddpg-retrace": RunConfig(agent=DDPGConfig(), critic=RETRACE),
     "td3": RunConfig(agent=TD3Config()),
     "td3-ce": RunConfig(agent=TD3Config(), critic=CE),
-    "td3-mve": RunConfig(agent=TD3Config(), critic=CE, model=ModelConfig(name="ensemble")),
+    "td3-mve": RunConfig(agent=TD3Config(), critic=CE, model=LEARNED["ensemble"]),
     "td3-ae": RunConfig(agent=TD3Config(), actor=ActorConfig(horizon=3)),
     "td3-retrace": RunConfig(agent=TD3Config(), critic=RETRACE),
     "ddqn": MINATAR,
     "ddqn-ce": replace(MINATAR, critic=CE),
+    "ddqn-mve": replace(MINATAR, critic=CE, model=LEARNED["grid"]),
     "ddqn-retrace": replace(MINATAR, critic=RETRACE),
     "ddqn-nstep": replace(MINATAR, critic=CriticConfig(rule="h_step", source="replay", horizon=2)),
-    "model": RunConfig(model=ModelConfig(name="ensemble"), train=TrainConfig(utd=0)),
+    "model": RunConfig(model=LEARNED["ensemble"], train=TrainConfig(utd=0)),
 }
 
 PRESET_SUMMARIES = {
@@ -76,6 +78,7 @@ PRESET_SUMMARIES = {
     "td3-retrace": "TD3 with Retrace, the density that of the exploration noise",
     "ddqn": "double DQN on MinAtar breakout, H = 0",
     "ddqn-ce": "DDQN with critic expansion, greedy rollouts of the game itself",
+    "ddqn-mve": "DDQN with critic expansion and a learned model of the grid",
     "ddqn-retrace": "DDQN with Retrace, for the greedy policy the cut of Watkins",
     "ddqn-nstep": "DDQN with uncorrected 3-step returns",
     "model": "train the dynamics model alone, on random data",
@@ -109,7 +112,7 @@ CADENCE = {  # what the schedule `released` does not read, at its default
 
 def _canonical_model(model: ModelConfig) -> ModelConfig:
     """Return the settings of a dynamics model without those of the others."""
-    if model.name == "ensemble":
+    if model.name in LEARNED:
         elites = None if model.num_elites == model.num_models else model.num_elites
         model = replace(model, noise=0.0, bias=0.0, num_elites=elites)
         return replace(model, **CADENCE) if model.schedule == "released" else model
@@ -137,7 +140,7 @@ def expansion(config: RunConfig) -> str:
 
     A model that is not the oracle is named after the part that rolls it out, but ce with a learned model is mve.
     """
-    critic, learned, parts = config.critic, config.model.name == "ensemble", []
+    critic, learned, parts = config.critic, config.model.name in LEARNED, []
     if critic.horizon > 0:
         usual = critic.rule == "h_step"
         if critic.source == "model":

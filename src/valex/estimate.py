@@ -17,7 +17,7 @@ from valex.distributions import random_action
 from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape
 from valex.replay import num_bytes
-from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig, TrainConfig, needs_model
+from valex.settings import LEARNED, ActorConfig, CriticConfig, ModelConfig, RunConfig, TrainConfig, needs_model
 from valex.studies.naming import arm, arm_name, shared_training
 from valex.train import Parts, collect, empty_replay, make_parts
 
@@ -52,8 +52,8 @@ def measure(config: RunConfig) -> Costs:
         median_seconds(step, state, key, envs),
         median_seconds(jax.jit(agent.update), state, key, rows, ()),
     )
-    if config.model.name == "ensemble" and needs_model(config):
-        return Costs(collect_s, update_s, *measure_ensemble(config))
+    if config.model.name in LEARNED and needs_model(config):
+        return Costs(collect_s, update_s, *measure_learned(config))
     many = jax.jit(lambda k: reset_batch(env, k, size))(key)
     oracle = jax.jit(lambda k, e, a: jax.vmap(env.step)(jax.random.split(k, size), e.state, a))
     step_s = median_seconds(oracle, key, many, random_action(key, env.spec, (size,)).action)
@@ -65,8 +65,8 @@ def trained(config: RunConfig, utd: int) -> TrainConfig:
     return replace(config.train, utd=utd)
 
 
-def measure_ensemble(config: RunConfig) -> tuple[float, float]:
-    """Return seconds of (one step of the ensemble for a batch, one gradient step), on a replay of zeros."""
+def measure_learned(config: RunConfig) -> tuple[float, float]:
+    """Return seconds of (one step of the learned model for a batch, one gradient step), on a replay of zeros."""
     few = replace(config.model, pretrain_steps=FIT_STEPS, schedule="rate", patience=0)
     parts = make_parts(replace(config, train=trained(config, 0), model=few))
     assert parts.model is not None  # utd 0 trains the model alone
@@ -86,7 +86,7 @@ def measure_ensemble(config: RunConfig) -> tuple[float, float]:
 def cost_of(config: RunConfig) -> ModelConfig:
     """Return the settings of the dynamics model that the time of a step depends on, the others at their default."""
     model = canonical(config).model
-    if model.name != "ensemble":
+    if model.name not in LEARNED:
         return ModelConfig()  # noise on top of a simulator costs little
     same = (
         "num_models",
@@ -98,12 +98,12 @@ def cost_of(config: RunConfig) -> ModelConfig:
         "loss_steps",
         "termination",
     )
-    return replace(ModelConfig("ensemble"), **{name: getattr(model, name) for name in same})
+    return replace(ModelConfig(model.name), **{name: getattr(model, name) for name in same})
 
 
 def model_steps(config: RunConfig) -> float:
     """Return the model steps of a batch in one update, in forward steps of one member for each row."""
-    critic, members = config.critic, config.model.num_models if config.model.name == "ensemble" else 1
+    critic, members = config.critic, config.model.num_models if config.model.name in LEARNED else 1
     opinions = members if critic.rule == "steve" or critic.max_disagreement is not None else 0
     per_step = (1 + opinions) * (members if critic.member_agg != "sample" else 1)
     critic_steps = critic.horizon * critic.particles * per_step if critic.source == "model" else 0
@@ -113,7 +113,7 @@ def model_steps(config: RunConfig) -> float:
 def fit_steps(config: RunConfig) -> float:
     """Return the gradient steps of the dynamics model over a whole run."""
     model, train = config.model, config.train
-    if model.name != "ensemble" or not needs_model(config):
+    if model.name not in LEARNED or not needs_model(config):
         return 0.0
     if model.schedule == "rate":
         return model.pretrain_steps + model.steps_per_env_step * (train.env_steps - train.warmup_steps)
@@ -138,7 +138,7 @@ def processes(workers: int) -> int:
 def memory_line(configs: list[RunConfig], workers: int) -> str:
     """Return what the replays of a grid take at once. Raises ValueError where an environment cannot be built."""
     largest: dict[tuple, RunConfig] = {}
-    stores = lambda c: ((c.critic.horizon > 0) + 2 * (c.actor.horizon > 0)) * (c.model.name != "ensemble")  # noqa: E731
+    stores = lambda c: ((c.critic.horizon > 0) + 2 * (c.actor.horizon > 0)) * (c.model.name not in LEARNED)  # noqa: E731
     for config in sorted(configs, key=stores):
         largest[config.env, config.train] = config  # of one environment, what rolls out a simulator stores most
     built = [(c, make_parts(c)) for c in largest.values()]  # outside the trace: Brax reads numbers of its own

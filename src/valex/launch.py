@@ -25,7 +25,7 @@ from valex import store
 from valex.checks import check
 from valex.config import run_id
 from valex.device import available_cores, cpu_threads
-from valex.settings import DiagnosticsConfig, RunConfig, StoreConfig, needs_model
+from valex.settings import LEARNED, DiagnosticsConfig, RunConfig, StoreConfig, needs_model
 
 SMALL_NET = 128  # widest layer up to which a second thread slows an update down (docs/results/performance.md)
 EXIT = {"finished": 0, "failed": 3, "interrupted": 75, "error": 1}
@@ -74,7 +74,7 @@ def shape(config: RunConfig) -> RunConfig:
 
 def threads_of(config: RunConfig, cores: int | None = None) -> int:
     """Return how many threads a run gets that has the machine to itself: all, unless its nets are too small to share out."""
-    learned = needs_model(config) and config.model.name == "ensemble"
+    learned = needs_model(config) and config.model.name in LEARNED
     widest = max(config.agent.hidden + (config.model.hidden if learned else ()))
     return 1 if widest <= SMALL_NET else cores or len(available_cores())
 

@@ -1,11 +1,13 @@
 """Networks behind one record, `Network(init, apply)`: agents never see which library made them."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from valex.types import Array, EnvSpec, PyTree
 
@@ -93,15 +95,14 @@ def gaussian_actor(obs_dim: int, act_dim: int, hidden: Sequence[int], min_std: f
     return Network(trunk.init, apply)
 
 
-def stacked_mlps(in_dim: int, hidden: Sequence[int], out: int, num: int, activation: str) -> Network:
-    """Build `num` independent nets as one: params leaves [num, ...], x [num, B, in_dim] -> [num, B, out].
+def stacked(one: Network, num: int) -> Network:
+    """Build `num` independent nets as one: params leaves [num, ...], inputs [num, B, d] -> outputs [num, B, ...].
 
-    `apply` takes any number of nets that the leading axis of its params says; x [B, in_dim] goes to all of them.
+    `apply` takes any number of nets that the leading axis of its params says; an input [B, d] goes to all of them.
     """
-    one = mlp(in_dim, hidden, out, activation=activation)
 
-    def apply(params: PyTree, x: Array) -> Array:
-        return jax.vmap(one.apply, in_axes=(0, 0 if x.ndim == 3 else None))(params, x)
+    def apply(params: PyTree, *inputs: Array) -> PyTree:
+        return jax.vmap(one.apply, in_axes=(0, *(0 if x.ndim == 3 else None for x in inputs)))(params, *inputs)
 
     return Network(lambda key: jax.vmap(one.init)(jax.random.split(key, num)), apply)
 
@@ -152,3 +153,85 @@ def q_ensemble(spec: EnvSpec, filters: int, hidden: Sequence[int], num_critics: 
         return jnp.stack([jnp.asarray(module.apply({"params": p}, obs)) for p in params])
 
     return Network(lambda key: lecun_normal(key, (shapes,) * num_critics), apply)
+
+
+def stacked_mlps(in_dim: int, hidden: Sequence[int], out: int, num: int, activation: str) -> Network:
+    """Build `num` independent nets x [num, B, in_dim] -> [num, B, out] as one, see `stacked`."""
+    return stacked(mlp(in_dim, hidden, out, activation=activation), num)
+
+
+@lru_cache
+def _forward_conv(pad: int) -> Callable:
+    """Build (x [B, rows, columns, C], kernel [h, w, C, F]) -> [B, ., ., F] with `pad` zeros around x.
+
+    On a CPU a batch of kernels is worked off one by one: as a grouped convolution, what XLA makes of it, it takes six
+    times as long (docs/decisions.md).
+    """
+
+    def plain(x: Array, kernel: Array) -> Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=layout)
+
+    forward = custom_vmap(plain)
+
+    @forward.def_vmap
+    def batched(size: int, axes: tuple[bool, bool], x: Array, kernel: Array) -> tuple[Array, bool]:
+        if not axes[1]:
+            y = forward(x.reshape(-1, *x.shape[2:]), kernel)
+            return y.reshape(*x.shape[:2], *y.shape[1:]), True
+        if jax.default_backend() != "cpu":
+            return jax.vmap(plain, in_axes=(0 if axes[0] else None, 0))(x, kernel), True
+        return jnp.stack([forward(x[i] if axes[0] else x, kernel[i]) for i in range(size)]), True
+
+    return forward
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: Array, kernel: Array, pad: int) -> Array:
+    """Return the cross-correlation of x [B, rows, columns, C] with kernel [3, 3, C, F] -> [B, ., ., F].
+
+        y_{b,i,j,f} = sum_{k,l,c} x_{b,i+k-pad,j+l-pad,c} kernel_{k,l,c,f}
+
+    `pad` zeros are put around x: 1 keeps the size (SAME), 0 takes a border of one cell off (VALID). Both gradients are
+    convolutions of the forward kind: in a compiled loop on a CPU those that XLA derives take twenty times as long.
+    """
+    return _forward_conv(pad)(x, kernel)
+
+
+def _conv_forward(x: Array, kernel: Array, pad: int) -> tuple[Array, tuple[Array, Array]]:
+    return conv(x, kernel, pad), (x, kernel)
+
+
+def _conv_backward(pad: int, saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    by_x = _forward_conv(2 - pad)(slope, kernel[::-1, ::-1].swapaxes(2, 3))
+    by_kernel = _forward_conv(pad)(
+        x.transpose(3, 1, 2, 0), slope.transpose(1, 2, 0, 3)
+    )  # [C, 3, 3, F]: B is summed over
+    return by_x, by_kernel.transpose(1, 2, 0, 3)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+def conv_same(channels: int, context: int, hidden: Sequence[int], activation: str = "relu") -> Network:
+    """Build (x [B, rows, columns, channels], c [B, context]) -> [B, rows, columns, hidden[-1]] of 3x3 layers that keep the size.
+
+        x <- act(x * K_i + c U_i + b_i)         hidden[i] filters, zeros beyond the border; c is the same in every cell
+
+    Lecun-normal weights, zero biases.
+    """
+    shapes, width = {}, channels
+    for i, filters in enumerate(hidden):
+        parts = {"kernel": (9 * width, filters), "context": (context, filters), "bias": (filters,)}
+        shapes[f"layer_{i}"] = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in parts.items()}
+        width = filters
+
+    def apply(params: PyTree, x: Array, c: Array) -> Array:
+        for i in range(len(hidden)):
+            layer = params[f"layer_{i}"]
+            kernel = layer["kernel"].reshape(3, 3, -1, layer["kernel"].shape[-1])
+            x = ACTIVATIONS[activation](conv(x, kernel, 1) + (c @ layer["context"] + layer["bias"])[:, None, None])
+        return x
+
+    return Network(lambda key: lecun_normal(key, shapes), apply)

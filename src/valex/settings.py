@@ -190,7 +190,7 @@ class ActorConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The dynamics model behind source `model` and behind the actor's rollouts; all but name, noise and bias: `ensemble`."""
+    """The dynamics model behind source `model` and behind the actor's rollouts; all but name, noise and bias: LEARNED ones."""
 
     name: str = "oracle"
     """Dynamics model, one of `valex list models`."""
@@ -199,17 +199,17 @@ class ModelConfig:
     num_elites: int | None = None
     """Members that rollouts use (1 to num_models), those with the smallest hold-out loss, which need a holdout; None: all."""
     hidden: tuple[int, ...] = (256, 256, 256, 256)
-    """Width of each hidden layer of a member (units)."""
+    """Width of each hidden layer of a member (units); of `grid`: filters of each 3x3 convolution."""
     activation: Activation = "relu"
     """Between the layers: relu (the release of 2412.20537) or silu (smooth, for gradients through the model)."""
     deterministic: bool = False
-    """Predict the mean only, by squared error; else a Gaussian with learned, softly bounded log-variance."""
+    """Predict the mean only, by squared error; else a Gaussian with learned, bounded log-variance. `grid`: draw no flags."""
     propagation: Propagation = "random_model"
     """random_model: each row a new elite at every step; fixed_model: one for a whole rollout; expectation: mean of all."""
     termination: Termination = "known"
     """known: the environment's termination function; learned: a classifier beside the prediction."""
     normalize_targets: bool = True
-    """Predict changes and rewards in units of their running standard deviation; inputs always are normalised."""
+    """Predict changes and rewards in units of their running standard deviation; inputs always are. `grid`: the reward alone."""
     lr: float = 1e-3
     """Adam step size (> 0)."""
     batch_size: int = 256
@@ -244,6 +244,13 @@ class ModelConfig:
     """noisy_oracle: standard deviation of the error of each model step, in typical one-step changes of the state."""
     bias: float = 0.0
     """noisy_oracle: size of a constant error of each model step in a random direction, in the same unit."""
+
+
+LEARNED = {
+    "ensemble": ModelConfig("ensemble"),
+    "grid": ModelConfig("grid", hidden=(32, 32), termination="learned", lr=3e-3, batch_size=32),
+}
+"""The dynamics models that learn, each with its usual settings; every other model has none but its name, noise and bias."""
 
 
 @dataclass(frozen=True)

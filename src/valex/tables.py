@@ -41,6 +41,7 @@ MODELS = {
     "ensemble": Entry(
         "valex.models.ensemble:make_ensemble", "learned ensemble of probabilistic nets; 1 member: one net"
     ),
+    "grid": Entry("valex.models.grid:make_grid", "learned ensemble of convolutional nets, for grids of flags"),
 }
 
 ENVS = {

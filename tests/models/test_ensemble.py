@@ -9,8 +9,9 @@ import pytest
 from linear_system import A, B, make_linear, ring_of, rows
 
 from valex.checks import holdout_steps
-from valex.models import fitting
-from valex.models.ensemble import draw_slots, make_ensemble, steps_due
+from valex.models import ensemble, fitting
+from valex.models.ensemble import make_ensemble
+from valex.models.learned import draw_slots, steps_due
 from valex.models.termination import learned_termination, termination_loss
 from valex.settings import ModelConfig
 from valex.types import Transition
@@ -192,9 +193,8 @@ def test_the_multi_step_loss_is_the_one_written_out():
     ring = ring_of(steps)
     seen = fitting.draw(ring, jax.random.key(5), params.salt, config)
     mean, scale = np.asarray(params.targets.mean), np.sqrt(np.asarray(params.targets.m2 / params.targets.count))
-    nets = fitting.make_nets(2, 1, config)
-    units = (jnp.asarray(mean), jnp.asarray(scale), params.inputs)
-    loss, mse = fitting.member_losses(nets, params.members, seen, units, config)
+    losses = fitting.make_losses(ensemble.make_kind(make_linear(), config), config)
+    loss, mse = losses(params.members, seen, ensemble.Units(jnp.asarray(mean), jnp.asarray(scale), params.inputs))
     for j in range(2):
         rows_of = jax.tree.map(lambda x, j=j: np.asarray(x[j]), seen.rows)
         z, alive = rows_of.obs[0], np.ones(rows_of.obs.shape[1])
@@ -403,9 +403,9 @@ def test_the_loss_of_termination_by_hand():
 
 def test_bounds_of_the_log_variance_are_soft():
     x = jnp.array([-100.0, -3.0, 100.0])
-    found = fitting.soft_bounds(x, jnp.float32(0.5), jnp.float32(-10.0))
+    found = ensemble.soft_bounds(x, jnp.float32(0.5), jnp.float32(-10.0))
     np.testing.assert_allclose(found, [-10.0, -3.03, 0.5], atol=0.02)
-    assert np.all(np.isfinite(jax.grad(lambda v: jnp.sum(fitting.soft_bounds(v, 0.5, -10.0)))(x)))
+    assert np.all(np.isfinite(jax.grad(lambda v: jnp.sum(ensemble.soft_bounds(v, 0.5, -10.0)))(x)))
 
 
 def test_a_grid_is_refused_by_name():

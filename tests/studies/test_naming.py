@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig
+from valex.settings import LEARNED, ActorConfig, CriticConfig, ModelConfig, RunConfig
 from valex.studies.combine_horizons import quick as combine
 from valex.studies.horizon import at_horizon, quick_base
 from valex.studies.naming import TRAINING, arm, arm_name, rule_name, shared_training, without_model
@@ -33,6 +33,12 @@ def test_settings_of_an_arm_are_part_of_its_key():
     steve = CriticConfig("steve", "model", 3, critic_agg="mean", member_agg="mean")
     assert arm(RunConfig(critic=steve)) == "ce_steve"
     assert arm(RunConfig(critic=replace(steve, critic_agg="min"))) == "ce_steve critic.critic_agg=min"
+
+
+def test_a_learned_model_that_is_not_the_usual_one_is_named():
+    assert arm(replace(CE, model=LEARNED["ensemble"])) == "sac-mve"
+    assert arm(replace(CE, model=LEARNED["grid"])) == "sac-mve model.name=grid"
+    assert arm(replace(CE, model=replace(LEARNED["grid"], hidden=(8,)))) == "sac-mve model.name=grid model.hidden=8"
 
 
 def test_how_a_learned_model_is_trained_is_said_only_where_runs_differ_in_it():
@@ -65,6 +71,12 @@ NAMES = [
         with_model(MVE, data_limit=512),
         "critic expansion, learned (MVE), first 512 steps only",
         "first 512 steps only",
+    ),
+    (replace(CE, model=LEARNED["grid"]), "critic expansion, learned grid", "H = 3"),
+    (
+        replace(CE, model=replace(LEARNED["grid"], num_models=1)),
+        "critic expansion, learned grid, single model",
+        "single model",
     ),
     (replace(CE, model=ModelConfig("noisy_oracle", noise=0.1)), "noisy oracle, noise 0.1", "noise 0.1"),
     (replace(CE, model=ModelConfig("noisy_oracle", bias=0.3)), "noisy oracle, bias 0.3", "bias 0.3"),

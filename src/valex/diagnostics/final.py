@@ -26,6 +26,8 @@ def _plain(tree: PyTree) -> Any:
     """Turn arrays into lists and numbers; numbers that are not finite into None, as JSON has no word for them."""
     if isinstance(tree, dict):
         return {key: _plain(value) for key, value in tree.items()}
+    if isinstance(tree, str):
+        return tree
     values = np.asarray(tree, float)
     clean = values.astype(object)
     clean[~np.isfinite(values)] = None

@@ -2,9 +2,10 @@
 
     e_k = sqrt( mean_d [ (z_k,d - s_k,d) / sigma_d ]^2 )        z_k predicted, s_k true, sigma_d std of held-out observations
 
-over the dimensions d that change within an episode. Starts are drawn inside new episodes, one in each. From there every model is
-followed twice: with the recorded actions (open loop), and with the evaluation policy, which the simulator follows from there too
-(closed loop). Errors count up to the true termination; what a model says of the termination is not looked at.
+over the dimensions d that change within an episode; a flag counts as 0 or 1, its mean prediction is a probability. Starts are
+drawn inside new episodes, one in each. From there every model is followed twice: with the recorded actions (open loop), and with
+the evaluation policy, which the simulator follows from there too (closed loop). Errors count up to the true termination; what a
+model says of the termination is not looked at.
 
 Here stands what is compiled: paths, predictions and derivatives. What is read off them: `model_statistics.py`.
 """
@@ -18,10 +19,10 @@ import jax.numpy as jnp
 
 from valex import distributions
 from valex.diagnostics import model_statistics
-from valex.diagnostics.model_derivatives import STATE_STEP, Columns, derivative_columns, perturbed
+from valex.diagnostics.model_derivatives import STATE_STEP, derivative_columns, perturbed
 from valex.models.oracle import make_oracle
 from valex.train import Parts, TrainState, uniform_actions
-from valex.types import Array, Model, PyTree, StepOut, Transition
+from valex.types import Array, EnvSpec, Model, PyTree, StepOut, Transition
 
 STILL = 1e-6  # a number whose change in a step has a smaller standard deviation counts as one that never changes
 
@@ -48,10 +49,10 @@ class Raw(NamedTuple):
 
     window: Window
     paths: dict[str, StepOut]  # members [2, N, K, S, ...]; mean and rollout [2, K, S, ...]
-    simulated: StepOut  # [2, K, S, ...] the simulator: from a start that is off by e_1, and under the evaluation policy
+    simulated: StepOut  # [2, K, S, ...] the simulator: from a start off by e_1 (or the very one), and under the evaluation policy
     predicted: Array  # [N, K, S, obs_dim] one step from every recorded state
-    std: Any  # the predicted standard deviation of that; () of a simulator
-    columns: Columns
+    std: Any  # the predicted standard deviation of that; () of a simulator and for flags
+    columns: Any  # Columns; () where there is nothing to differentiate
 
 
 class Predictor(NamedTuple):
@@ -59,6 +60,22 @@ class Predictor(NamedTuple):
 
     start: Callable  # (key, obs [B, obs_dim], sim_state) -> state
     step: Callable  # (key, state, action) -> (state, StepOut)
+
+
+def left_out(spec: EnvSpec) -> dict[str, str]:
+    """Return what is not measured on an environment, and why."""
+    found = {}
+    if spec.num_actions or spec.grid:
+        why = "flags have no derivatives" if spec.grid else "discrete actions have no derivatives"
+        found = {"derivatives": why, "intrinsic": "its start is moved along a derivative of the simulator"}
+    if spec.grid:
+        found["predicted_variance"] = "the errors of a flag are not normal"
+    return found
+
+
+def numbers(x: Array) -> Array:
+    """Return observations as float32: flags as 0 and 1, numbers as they are."""
+    return x.astype(jnp.float32)
 
 
 def follows(model: Model, params: PyTree) -> Predictor:
@@ -74,11 +91,15 @@ def believes(say: Callable) -> Predictor:
         after, reward = say(obs, action)
         return after, StepOut(after, reward, jnp.zeros(reward.shape, bool))
 
-    return Predictor(lambda key, obs, sim_state: obs, step)
+    return Predictor(lambda key, obs, sim_state: numbers(obs), step)
 
 
 def recorder(parts: Parts, agent_state: PyTree, behaviour: str) -> Callable:
     """Build (key, obs, z) -> ActionSample; z is the latent of the action before. Raises ValueError for another name."""
+    if behaviour == "ou" and parts.env.spec.num_actions:
+        raise ValueError(
+            f"behaviour: the actions of {parts.env.spec.name} are discrete; take policy or uniform, not ou"
+        )
     if behaviour == "ou":
         return lambda key, obs, z: distributions.ou_sample(key, z)
     if behaviour == "uniform":
@@ -123,8 +144,8 @@ def cut(seen: Transition, key: Array, steps: int) -> tuple[Window, PyTree]:
         where = jnp.broadcast_to(counts.reshape(*counts.shape, *(1,) * (x.ndim - 2)), x.shape)
         return jnp.std(x.astype(jnp.float32), axis=(0, 1), where=where)
 
-    sigma = jnp.where(spread(seen.next_obs - seen.obs) > STILL, spread(seen.obs), jnp.inf)
-    unit = jax.tree.map(lambda x: spread(x[1:] - x[:-1], alive[1:]), seen.sim_state)
+    sigma = jnp.where(spread(numbers(seen.next_obs) - numbers(seen.obs)) > STILL, spread(seen.obs), jnp.inf)
+    unit = jax.tree.map(lambda x: spread(numbers(x[1:]) - numbers(x[:-1]), alive[1:]), seen.sim_state)
     return Window(jax.tree.map(lambda x: x[at], seen), place < length, sigma), unit
 
 
@@ -145,9 +166,10 @@ def both_loops(parts: Parts, agent_state: PyTree, key: Array, rows: Transition) 
             act_key, model_key = jax.random.split(step_key)
             chosen = parts.agent.act(agent_state, act_key, obs[number:], explore=False).action
             state, out = who.step(model_key, state, together(recorded, chosen))
+            out = out._replace(obs=numbers(out.obs))
             return (state, out.obs), out
 
-        carry = who.start(start_key, obs, together(*sim_states)), obs
+        carry = who.start(start_key, obs, together(*sim_states)), numbers(obs)
         out = jax.lax.scan(step, carry, (jax.random.split(walk_key, len(rows.action)), rows.action))[1]
         return jax.tree.map(lambda x: jnp.stack([x[:, :number], x[:, number:]]), out)
 
@@ -177,7 +199,7 @@ def one_step(model: Model, params: PyTree, key: Array, rows: Transition) -> tupl
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (rows.obs, rows.sim_state, rows.action))
     start_key, step_key = jax.random.split(key)
     out = model.step(params, step_key, model.start(params, start_key, *flat[:2]), flat[2])[1]
-    return out.obs.reshape(1, *rows.obs.shape), ()
+    return numbers(out.obs).reshape(1, *rows.obs.shape), ()
 
 
 def distance(window: Window, a: Array, b: Array | float) -> Array:
@@ -195,17 +217,20 @@ def measure(parts: Parts, study: ErrorStudy, agent_state: PyTree, params: PyTree
     rows, first = window.rows, jax.tree.map(lambda x: x[0], window.rows)
     walk = both_loops(parts, agent_state, keys[1], rows)
     predicted, std = one_step(model, params, keys[2], rows)
-    columns, along = derivative_columns(env, model, params, keys[3], (first, unit))
-    size = jnp.nanmedian(distance(window, jnp.mean(predicted, axis=0)[0], rows.next_obs[0]))
-    moved = distance(window, columns.delta[0], 0.0) / (2.0 * STATE_STEP)  # by one unit along the first direction
-    scale = jnp.where(moved > 0.0, size / jnp.where(moved > 0.0, moved, 1.0), 0.0)
-    off = perturbed(env, first.sim_state, jax.tree.map(lambda x: x[0], along), unit, scale)
+    columns, off = (), first.sim_state
+    if not left_out(env.spec):
+        columns, along = derivative_columns(env, model, params, keys[3], (first, unit))
+        size = jnp.nanmedian(distance(window, jnp.mean(predicted, axis=0)[0], rows.next_obs[0]))
+        moved = distance(window, columns.delta[0], 0.0) / (2.0 * STATE_STEP)  # by one unit along the first direction
+        scale = jnp.where(moved > 0.0, size / jnp.where(moved > 0.0, moved, 1.0), 0.0)
+        off = perturbed(env, first.sim_state, jax.tree.map(lambda x: x[0], along), unit, scale)
+    kept = rows._replace(obs=numbers(rows.obs), next_obs=numbers(rows.next_obs), sim_state=())
     return Raw(
-        window=window._replace(rows=rows._replace(sim_state=())),
+        window=window._replace(rows=kept),
         paths=model_paths(model, params, lambda who: walk(who, (first.sim_state, first.sim_state))),
         simulated=walk(follows(make_oracle(env), ()), (off, first.sim_state)),
         predicted=predicted,
-        std=std,
+        std=() if env.spec.grid else std,
         columns=columns,
     )
 
@@ -223,6 +248,8 @@ def model_error(parts: Parts, state: TrainState, key: Array, study: ErrorStudy) 
     predicted_variance, spread   calibration, see `model_statistics`; only where the model has them
     derivatives              relative errors, see `model_derivatives`
     sigma, by_dim            by number of the observation; NaN (null in JSON) for one that never changes in an episode
+    left_out                 only where something is: its name, and why. `again` then stands for `intrinsic`: the simulator from
+                             the very start with noise of its own, 0 if it has none
     path                     the first start: `start` [obs_dim], `true` [K, obs_dim] and that of each member [N, K, obs_dim]
     A simulator has no opinions: it is followed by its steps, as one member. Raises ValueError without a model.
     The argument that good one-step errors hide bad rollouts is that of Botev's talk (2018).
@@ -230,4 +257,5 @@ def model_error(parts: Parts, state: TrainState, key: Array, study: ErrorStudy) 
     if parts.model is None:
         raise ValueError("model_error: this config has no dynamics model; set critic.source model and a horizon")
     raw = jax.device_get(measure(parts, study, state.agent, state.model, key))
-    return model_statistics.read_off(raw, study.gamma)
+    missing = left_out(parts.env.spec)
+    return model_statistics.read_off(raw, study.gamma) | ({"left_out": missing} if missing else {})

@@ -61,12 +61,14 @@ def path_errors(paths: dict[str, Any], truth: Any, valid: np.ndarray, sigma: np.
 def explained(miss: np.ndarray, truth: np.ndarray, valid: np.ndarray, sigma: np.ndarray) -> dict[str, np.ndarray]:
     """Return R^2 = 1 - sum miss^2 / sum (truth - mean)^2 of [..., K, S, obs_dim] by dimension, its mean and its least.
 
-    NaN for what never changes.
+    NaN for what never changes, or does not in these rows.
     """
-    kept, moves = truth[valid].astype(float), np.isfinite(sigma)
+    kept = truth[valid].astype(float)
     total = np.sum(np.square(kept - np.mean(kept, axis=0)), axis=0)
-    left = np.sum(np.square(miss.astype(float)[..., valid, :]), axis=-2)
-    by_dim = np.where(moves, 1.0 - left / np.where(moves & (total > 0.0), total, 1.0), np.nan)
+    left, moves = np.sum(np.square(miss.astype(float)[..., valid, :]), axis=-2), np.isfinite(sigma) & (total > 0.0)
+    by_dim = np.where(moves, 1.0 - left / np.where(moves, total, 1.0), np.nan)
+    if not np.any(moves):
+        return {"by_dim": by_dim, "mean": by_dim[..., 0], "worst": by_dim[..., 0]}
     return {"by_dim": by_dim, "mean": np.mean(by_dim[..., moves], -1), "worst": np.min(by_dim[..., moves], -1)}
 
 
@@ -175,7 +177,8 @@ def read_off(raw: Any, gamma: float) -> dict:
     members, steps = raw.paths["members"].obs[0], np.arange(1, len(rows.reward) + 1)
     open_loop, closed_loop = (one_loop(raw, loop, sigma, gamma) for loop in (0, 1))
     off = distance(raw.simulated.obs[0], rows.next_obs, sigma)
-    open_loop["obs"]["intrinsic"] = summary(off, window.valid)
+    differentiated = len(raw.columns) > 0
+    open_loop["obs"]["intrinsic" if differentiated else "again"] = summary(off, window.valid)
     medians = {name: open_loop["obs"][name]["median"] for name in raw.paths}
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = {name: median / median[..., :1] for name, median in medians.items()}
@@ -187,9 +190,10 @@ def read_off(raw: Any, gamma: float) -> dict:
         "linear": steps * medians["mean"][0],
         "growth": growth,
         "one_step": one_step_errors(raw.predicted, window),
-        "derivatives": derivative_errors(raw.columns, sigma),
         "path": {"start": rows.obs[0, 0], "true": rows.next_obs[:, 0], "members": members[:, :, 0]},
     }
+    if differentiated:
+        result["derivatives"] = derivative_errors(raw.columns, sigma)
     if not isinstance(raw.std, tuple):
         result["predicted_variance"] = predicted_variance(raw.predicted, raw.std, window)
     if len(members) > 1:

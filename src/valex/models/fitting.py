@@ -1,9 +1,9 @@
-"""Fitting an ensemble: the k-step loss, mini-batches that never cross the end of an episode, and phases of gradient steps.
+"""Fitting N members, whatever they are: the k-step loss, mini-batches that never cross the end of an episode, and phases.
 
-    mu, log_variance = net(N(s), a),    z_0 = s_0,  z_{i+1} = z_i + m + S mu(z_i, a_i)
-    L = sum_i w_i l(z_{i+1} - s_{i+1}) / sum_i w_i         l: Gaussian negative log-likelihood, or squared error, in units of S
+    z_0 = s_0,  z_{i+1} = mean prediction from (z_i, a_i),   L = sum_i w_i l(z_{i+1}, r_i, end_i; truth) / sum_i w_i
 
-Every member has its own loss, its own gradient and its own optimiser; all are one program over a leading axis [N].
+Every member has its own loss, its own gradient and its own optimiser; all are one program over a leading axis [N]. What a
+member predicts and what l is stands in its `Kind`: `ensemble.py`, `grid.py`.
 """
 
 from collections.abc import Callable
@@ -13,47 +13,30 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from valex import normalize
 from valex import replay as replays
 from valex.losses import gradient_norm
-from valex.models.termination import termination_loss
-from valex.networks import Network, action_features, stacked_mlps
 from valex.settings import GOLDEN, HOLDOUT_BLOCK, HOLDOUT_CHECK_EVERY, ModelConfig
-from valex.types import Array, EnvSpec, PyTree, Transition
+from valex.types import Array, PyTree, Transition
 
-LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # where the learned bounds start, in squared units of the prediction
-BOUNDS_WEIGHT = 0.01  # of sum(upper - lower) in the loss, pulls the bounds of the log-variance together
-RELEASED_EPOCHS = 200  # of pre-training, in the released schedule
 CHECK_WINDOWS = 2048  # stored windows in a hold-out check, of which the held out ones count
 CHECK_GAIN = 0.01  # share by which the hold-out error has to fall to count as a gain
 POISSON_CDF = (0.36787944, 0.73575888, 0.91969860, 0.98101184, 0.99634015, 0.99940582)  # P(count <= 0..5), mean 1
 
 
-class Nets(NamedTuple):
-    """The functions of a member; params leaves [N, ...]."""
+class Kind(NamedTuple):
+    """What a member predicts and how it errs: all that one learned model has to itself. Members have leaves [N, ...]."""
 
-    encode: Callable  # (action) -> the numbers that the nets read, [..., d]
-    dynamics: Network  # mean and log-variance of the changes
-    termination: (
-        Network | None
-    )  # logit of the end; a net of its own: the sharp likelihood of the changes would drown its loss
-
-
-class Members(NamedTuple):
-    """What is trained; every leaf has a leading axis of members."""
-
-    net: PyTree
-    ender: PyTree  # of the termination; () where it is known
-    upper: Array  # [N, obs_dim + 1] bound of the log-variance
-    lower: Array  # [N, obs_dim + 1]
-
-
-class Prediction(NamedTuple):
-    """What a net says of a step, in units of the running standard deviations."""
-
-    mean: Array  # [..., obs_dim + 1] change of the observation, then reward
-    log_variance: Array  # [..., obs_dim + 1]
-    logit: Array  # [...] of termination; 0 where it is known
+    normalizes: bool  # `read` divides observations by their running moments, which are kept then
+    differentiable: bool  # gradients flow through `outcome`
+    init: Callable  # (key) -> members
+    units: Callable  # (params) -> what losses are measured in, from the running moments
+    read: Callable  # (params, obs [..., obs_dim], action) -> what the nets read, a pair of arrays [..., d]
+    say: Callable  # (members, what they read, each [N, B, d] or [B, d]) -> prediction, leaves [N, B, ...]
+    outcome: Callable  # (params, key, (obs, action), prediction [B, ...]) -> StepOut; key None: without noise
+    believe: Callable  # (params, obs, prediction [N, ...]) -> Opinions
+    spread: Callable  # (params, std of the members' means [..., obs_dim]) -> [...] in typical one-step changes
+    judge: Callable  # (members, z [N, B, obs_dim], row, units) -> (next z, loss [N, B], squared error [N, B])
+    penalty: Callable  # (members, units) -> [N], of the parameters alone
 
 
 class Observed(NamedTuple):
@@ -61,12 +44,6 @@ class Observed(NamedTuple):
 
     rows: Transition  # leaves [k, B, ...]
     weight: Array  # [k, B] of every prediction: 0 beyond the end of an episode and for what is held out
-
-
-def soft_bounds(x: Array, upper: Array, lower: Array) -> Array:
-    """Return x bent into (lower, upper): upper - softplus(upper - x), then lower + softplus(. - lower). Source: PETS."""
-    x = upper - jax.nn.softplus(upper - x)
-    return lower + jax.nn.softplus(x - lower)
 
 
 def mix(x: Array) -> Array:
@@ -81,89 +58,30 @@ def poisson_counts(uniform: Array) -> Array:
     return jnp.sum(uniform[..., None] >= jnp.array(POISSON_CDF), axis=-1).astype(jnp.float32)
 
 
-def make_nets(spec: EnvSpec, config: ModelConfig) -> Nets:
-    """Build the nets of all members: 2 (obs_dim + 1) outputs, half of it for a deterministic member; and one logit."""
+def make_losses(kind: Kind, config: ModelConfig) -> Callable:
+    """Build (members, Observed, units) -> (loss, mean squared one-step error), each [N], on mini-batches [N, k, B, ...].
 
-    width, encode = action_features(spec)
-
-    def build(outputs: int) -> Network:
-        return stacked_mlps(spec.obs_dim + width, config.hidden, outputs, config.num_models, config.activation)
-
-    dynamics = build((spec.obs_dim + 1) * (1 if config.deterministic else 2))
-    return Nets(encode, dynamics, build(1) if config.termination == "learned" else None)
-
-
-def init_members(nets: Nets, key: Array, obs_dim: int, config: ModelConfig) -> Members:
-    """Return members with fresh weights and the bounds of the log-variance where they start."""
-    net_key, end_key = jax.random.split(key)
-    ender = nets.termination.init(end_key) if nets.termination else ()
-    lower, upper = (jnp.full((config.num_models, obs_dim + 1), bound, jnp.float32) for bound in LOG_VARIANCE_BOUNDS)
-    return Members(nets.dynamics.init(net_key), ender, upper, lower)
-
-
-def predict(nets: Nets, members: Members, x: tuple[Array, Array], config: ModelConfig) -> Prediction:
-    """Return what members [N, ...] say of x = (normalised obs, encoded action), each [N, B, d] or [B, d]; leaves [N, B, ...]."""
-    joined, d = jnp.concatenate(x, axis=-1), x[0].shape[-1] + 1
-    out = nets.dynamics.apply(members.net, joined)
-    if config.deterministic:
-        log_variance = jnp.full_like(out, -jnp.inf)
-    else:
-        log_variance = soft_bounds(out[..., d:], members.upper[:, None], members.lower[:, None])
-    logit = nets.termination.apply(members.ender, joined)[..., 0] if nets.termination else jnp.zeros(out.shape[:-1])
-    return Prediction(out[..., :d], log_variance, logit)
-
-
-def step_errors(said: Prediction, miss: Array, terminated: Array, varies: Array, config: ModelConfig) -> Array:
-    """Return the loss of each prediction, leaves [N, B, ...] to [N, B]; `miss` is prediction minus truth, in units of S.
-
-        sum_d [ miss_d^2 exp(-log_variance_d) + log_variance_d ],   or sum_d miss_d^2 for a deterministic member,
-        plus the cross-entropy of the termination where it is learned
-
-    over the numbers d that ever change (`varies` [obs_dim + 1]).
+    The mean is fed back k - 1 times; the loss of a step is that of its own prediction. Source of the k-step loss: Botev's talk
+    and 2402.03146; k = 1 is the ordinary loss.
     """
-    square = jnp.square(miss)
-    if not config.deterministic:
-        square = square * jnp.exp(-said.log_variance) + said.log_variance
-    loss = jnp.sum(square * varies, axis=-1)
-    return loss + termination_loss(said.logit, terminated) if config.termination == "learned" else loss
 
+    def losses(members: PyTree, seen: Observed, units: PyTree) -> tuple[Array, Array]:
+        weights = jnp.array(config.step_weights or (1.0,) * config.loss_steps)
+        z = seen.rows.obs[:, 0]
+        total, norm, first = 0.0, 0.0, jnp.zeros(())
+        for i in range(config.loss_steps):
+            row = jax.tree.map(lambda x, i=i: x[:, i], seen.rows)
+            after, loss, square = kind.judge(members, z, row, units)
+            weight = weights[i] * seen.weight[:, i]
+            total += jnp.sum(weight * loss, axis=-1)
+            norm += jnp.sum(weight, axis=-1)
+            if i == 0:
+                counted = jnp.maximum(jnp.sum(seen.weight[:, 0], axis=-1), 1e-8)
+                first = jnp.sum(seen.weight[:, 0] * square, axis=-1) / counted
+            z = jax.lax.stop_gradient(after) if config.cut_gradient else after
+        return total / jnp.maximum(norm, 1e-8) + kind.penalty(members, units), first
 
-def member_losses(
-    nets: Nets,
-    members: Members,
-    seen: Observed,
-    units: tuple[Array, Array, normalize.RunningStats],
-    config: ModelConfig,
-) -> tuple[Array, Array]:
-    """Return (loss, mean squared one-step error in units of S^2), each [N], on mini-batches [N, k, B, ...].
-
-        z_0 = s_0,  z_{i+1} = z_i + m + S mu(z_i, a_i),   L = sum_i w_i l(z_{i+1} - s_{i+1}) / sum_i w_i
-
-    units = (m, S, statistics of the inputs). The mean is fed back, the variance is that of each single step. Source of the
-    k-step loss: Botev's talk and 2402.03146; k = 1 is the ordinary loss.
-    """
-    shift, scale, inputs = units
-    varies, safe = scale > 0.0, jnp.where(scale > 0.0, scale, 1.0)  # what never changed is held, not predicted
-    weights = jnp.array(config.step_weights or (1.0,) * config.loss_steps)
-    z = seen.rows.obs[:, 0]
-    total, norm, first = 0.0, 0.0, jnp.zeros(())
-    for i in range(config.loss_steps):
-        row = jax.tree.map(lambda x, i=i: x[:, i], seen.rows)
-        said = predict(nets, members, (normalize.normalize(inputs, z), nets.encode(row.action)), config)
-        after = z + shift[:-1] + scale[:-1] * said.mean[..., :-1]
-        reward = shift[-1] + scale[-1] * said.mean[..., -1]
-        miss = jnp.concatenate([after - row.next_obs, (reward - row.reward)[..., None]], axis=-1) / safe
-        weight = weights[i] * seen.weight[:, i]
-        total += jnp.sum(weight * step_errors(said, miss, row.terminated, varies, config), axis=-1)
-        norm += jnp.sum(weight, axis=-1)
-        if i == 0:
-            counted = jnp.maximum(jnp.sum(seen.weight[:, 0], axis=-1), 1e-8)
-            first = jnp.sum(seen.weight[:, 0] * jnp.mean(jnp.square(miss), axis=-1, where=varies), axis=-1) / counted
-        z = jax.lax.stop_gradient(after) if config.cut_gradient else after
-    loss = total / jnp.maximum(norm, 1e-8)
-    if not config.deterministic:
-        loss += BOUNDS_WEIGHT * jnp.sum((members.upper - members.lower) * varies, axis=-1)
-    return loss, first
+    return losses
 
 
 def held_out(salt: Array, slots: Array, num_envs: int, share: float) -> Array:
@@ -219,9 +137,9 @@ class Fit(NamedTuple):
     """What the loop of one phase carries."""
 
     steps: Array  # [] int32 gradient steps taken
-    members: Members
+    members: PyTree  # leaves [N, ...]
     opt: optax.OptState
-    best: Members | tuple  # of the hold-out checks so far; () without early stopping
+    best: PyTree  # of the hold-out checks so far; () without early stopping
     best_mse: Array  # [N]
     stale: Array  # [] int32, checks without a gain of any member
     loss: Array  # [N] of the last mini-batch
@@ -229,17 +147,17 @@ class Fit(NamedTuple):
     grad_norm: Array  # [N]
 
 
-def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) -> tuple[Callable, Callable]:
-    """Build (fit, holdout_mse).
+def make_fit(losses: Callable, tx: optax.GradientTransformation, config: ModelConfig) -> tuple[Callable, Callable]:
+    """Build (fit, holdout_mse) from losses(members, Observed, units) -> (loss [N], mean squared one-step error [N]).
 
     fit(members, opt, data, key, n) -> Fit after up to n gradient steps on data = (replay, units, salt); n is traced.
     holdout_mse(members, data, key) -> [N] mean squared one-step error on what is held out, inf as long as nothing is.
     """
 
-    def holdout_mse(members: Members, data: tuple, key: Array) -> Array:
+    def holdout_mse(members: PyTree, data: tuple, key: Array) -> Array:
         replay, units, salt = data
         seen = draw_held_out(replay, key, salt, config)
-        mse = member_losses(nets, members, seen, units, config)[1]
+        mse = losses(members, seen, units)[1]
         return jnp.where(jnp.sum(seen.weight[:, 0], axis=-1) > 0.0, mse, jnp.inf)
 
     def gradient_step(state: Fit, data: tuple, key: Array) -> Fit:
@@ -247,8 +165,8 @@ def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) 
         replay, units, salt = data
         seen = draw(replay, key, salt, config)
 
-        def total(members: Members) -> tuple[Array, tuple[Array, Array]]:
-            found = member_losses(nets, members, seen, units, config)
+        def total(members: PyTree) -> tuple[Array, tuple[Array, Array]]:
+            found = losses(members, seen, units)
             return jnp.sum(found[0]), found
 
         grads, (loss, mse) = jax.grad(total, has_aux=True)(state.members)
@@ -268,7 +186,7 @@ def make_fit(nets: Nets, tx: optax.GradientTransformation, config: ModelConfig) 
         stale = jnp.where(jnp.any(gained), 0, state.stale + jnp.any(jnp.isfinite(mse)))
         return state._replace(best=best, best_mse=jnp.where(gained, mse, state.best_mse), stale=stale)
 
-    def fit(members: Members, opt: optax.OptState, data: tuple, key: Array, n: Array) -> Fit:
+    def fit(members: PyTree, opt: optax.OptState, data: tuple, key: Array, n: Array) -> Fit:
         """Run one phase; with patience it may end early, at each member's best hold-out check."""
         early, check_key = config.patience > 0, jax.random.fold_in(key, 2**31 - 1)
         zeros = jnp.zeros(config.num_models)

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from valex.config import PRESETS
-from valex.settings import DiagnosticsConfig, EnvConfig, EvalConfig, ModelConfig, RunConfig, TrainConfig
+from valex.settings import LEARNED, DiagnosticsConfig, EnvConfig, EvalConfig, RunConfig, TrainConfig
 from valex.statistics import iqm, stratified_bootstrap
 from valex.studies.base import Claim, Figure, Panel, Plate, Series, Study
 from valex.studies.cells import Grid, arms, auc, column, envs, final, horizons, in_words
@@ -40,9 +40,7 @@ RANDOM_RETURNS = {  # of uniformly random actions, defaults otherwise: mean and 
     "minatar-seaquest": (0.103, 0.009),
     "minatar-space_invaders": (3.877, 0.069),
 }
-GRID_MODEL = ModelConfig(  # what two CPU cores can train beside the learner
-    "grid", num_models=1, hidden=(16, 16), termination="learned", batch_size=64, steps_per_env_step=0.25
-)
+GRID_MODEL = replace(LEARNED["grid"], num_models=1, hidden=(16, 16), steps_per_env_step=0.25)  # for two CPU cores
 
 
 def smoke() -> list[RunConfig]:

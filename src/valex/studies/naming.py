@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from valex.config import PRESETS, canonical, expansion
 from valex.fields import flatten
-from valex.settings import ActorConfig, CriticConfig, ModelConfig, RunConfig
+from valex.settings import LEARNED, ActorConfig, CriticConfig, ModelConfig, RunConfig
 
 AGENT_NAMES = {"sac": "SAC", "ddpg": "DDPG", "td3": "TD3", "ddqn": "DDQN"}
 BASELINE = "base"
@@ -41,6 +41,7 @@ TRAINING = (  # settings of a learned model that say how it is trained, not what
     "model.holdout",
     "model.patience",
 )
+MODEL_NAMES = {"noisy_oracle": "noisy oracle", "grid": "learned grid"}  # where an arm says which model it has
 RULE_NAMES = {
     "": "critic expansion",
     "mean": "mean over horizons",
@@ -80,7 +81,7 @@ def usual(name: str, critic: CriticConfig) -> RunConfig:
         return canonical(PRESETS["sac" if name == BASELINE else name])
     if f"sac-{name}" in PRESETS:
         return canonical(PRESETS[f"sac-{name}"])
-    model = ModelConfig(name="ensemble") if learned(name) else ModelConfig()
+    model = LEARNED["ensemble"] if learned(name) else ModelConfig()
     if critic.rule == "steve":
         expanded = PRESETS["sac-steve"].critic
     else:
@@ -112,6 +113,8 @@ def arm(config: RunConfig, shared: Collection[str] = ()) -> str:
     name = "model" if config.train.utd == 0 else expansion(config) or BASELINE
     ours, theirs = dict(flatten(config)), dict(flatten(usual(name, config.critic)))
     theirs |= dict(flatten(type(config.agent)(), "agent."))
+    if config.model.name in LEARNED:  # the environment decides which; its usual settings are not said
+        theirs |= dict(flatten(LEARNED[config.model.name], "model."))
     settings = [n for n in ours if n.startswith(("critic.", "actor.", "model.")) and not n.endswith(".horizon")]
     settings += [n for n in ours if n in AGENT_SETTINGS]
     said = {n: ours[n] for n in settings if n not in shared and ours[n] != theirs[n]}
@@ -126,7 +129,7 @@ def _text(value: object) -> str:
 def shared_training(configs: Collection[RunConfig]) -> frozenset[str]:
     """Return the settings of TRAINING in which all runs with a learned model agree."""
     models = [canonical(config).model for config in configs]
-    found = [dict(flatten(model, "model.")) for model in models if model.name == "ensemble"]
+    found = [dict(flatten(model, "model.")) for model in models if model.name in LEARNED]
     return frozenset(name for name in TRAINING if len({str(settings[name]) for settings in found}) <= 1)
 
 
@@ -144,11 +147,11 @@ def _words(key: str) -> Words | None:
     agent, _, rule = base.partition("_")
     if agent not in (CE, MVE) or rule not in RULE_NAMES:
         return None
-    noisy = settings.pop("model.name", "") == "noisy_oracle"
+    usually = "learned" if learned(base) else "oracle"
+    model = MODEL_NAMES.get(settings.pop("model.name", ""), usually)
     what = [text.format(settings.pop(n)) for n, text in INSTEAD.items() if n in settings] or [RULE_NAMES[rule]]
     of_rule = {n: v for n, v in settings.items() if n.startswith(("critic.", "agent."))}
     of_model = {n: v for n, v in settings.items() if n not in of_rule}
-    model = "noisy oracle" if noisy else "learned" if learned(base) else "oracle"
     return Words([*what, *_setting_names(of_rule)], model, _setting_names(of_model))
 
 
