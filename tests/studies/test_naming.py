@@ -35,10 +35,10 @@ def test_settings_of_an_arm_are_part_of_its_key():
     assert arm(RunConfig(critic=replace(steve, critic_agg="min"))) == "ce_steve critic.critic_agg=min"
 
 
-def test_a_learned_model_that_is_not_the_usual_one_is_named():
-    assert arm(replace(CE, model=LEARNED["ensemble"])) == "sac-mve"
-    assert arm(replace(CE, model=LEARNED["grid"])) == "sac-mve model.name=grid"
-    assert arm(replace(CE, model=replace(LEARNED["grid"], hidden=(8,)))) == "sac-mve model.name=grid model.hidden=8"
+def test_what_is_usual_of_a_learned_model_is_unsaid():
+    assert arm(replace(CE, model=LEARNED["ensemble"])) == "mve"
+    assert arm(replace(CE, model=LEARNED["grid"])) == "mve"
+    assert arm(replace(CE, model=replace(LEARNED["grid"], hidden=(8,)))) == "mve model.hidden=8"
 
 
 def test_how_a_learned_model_is_trained_is_said_only_where_runs_differ_in_it():
@@ -72,10 +72,10 @@ NAMES = [
         "critic expansion, learned (MVE), first 512 steps only",
         "first 512 steps only",
     ),
-    (replace(CE, model=LEARNED["grid"]), "critic expansion, learned grid", "H = 3"),
+    (replace(CE, model=LEARNED["grid"]), "critic expansion, learned (MVE)", "H = 3"),
     (
         replace(CE, model=replace(LEARNED["grid"], num_models=1)),
-        "critic expansion, learned grid, single model",
+        "critic expansion, learned (MVE), single model",
         "single model",
     ),
     (replace(CE, model=ModelConfig("noisy_oracle", noise=0.1)), "noisy oracle, noise 0.1", "noise 0.1"),

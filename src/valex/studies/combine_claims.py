@@ -11,7 +11,8 @@ import numpy as np
 
 from valex.studies.base import Claim, Component
 from valex.studies.cells import Grid, finished, late_mean, paired
-from valex.studies.horizon_claims import ABOVE, AUC_UNIT, BELOW, auc_contrast, together
+from valex.studies.horizon_claims import ABOVE, AUC_UNIT, BELOW
+from valex.studies.horizon_measures import auc_contrast, together
 from valex.studies.naming import BASELINE, CE, MVE
 
 TALK = "Botev 2018, talk"

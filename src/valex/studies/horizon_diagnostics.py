@@ -8,7 +8,7 @@ from valex.statistics import iqm
 from valex.store import StoredRun
 from valex.studies.base import Figure, Panel, Plate, Series
 from valex.studies.cells import Grid, arms, cell, envs, horizons, in_words
-from valex.studies.horizon_claims import target_column, target_runs
+from valex.studies.horizon_measures import target_column, target_runs
 from valex.studies.naming import AE, AE_LEARNED
 from valex.studies.return_figures import along_training, value_bias
 from valex.studies.series import INTERVAL, STEPS, horizon_bands, horizon_ticks, points, seeds_of

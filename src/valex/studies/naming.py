@@ -41,7 +41,7 @@ TRAINING = (  # settings of a learned model that say how it is trained, not what
     "model.holdout",
     "model.patience",
 )
-MODEL_NAMES = {"noisy_oracle": "noisy oracle", "grid": "learned grid"}  # where an arm says which model it has
+MODEL_NAMES = {"noisy_oracle": "noisy oracle"}  # where an arm says which model it has
 RULE_NAMES = {
     "": "critic expansion",
     "mean": "mean over horizons",

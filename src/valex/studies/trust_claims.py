@@ -12,18 +12,8 @@ from valex.statistics import rank_correlation
 from valex.store import StoredRun
 from valex.studies.base import Claim, Component
 from valex.studies.cells import Grid, arms, auc, cell, finished, horizons, in_words, paired, scores
-from valex.studies.horizon_claims import (
-    ABOVE,
-    AUC_UNIT,
-    BELOW,
-    MARGIN,
-    SAME,
-    auc_contrast,
-    gain_shrinks,
-    learned_on_par,
-    longer_helps,
-    together,
-)
+from valex.studies.horizon_claims import ABOVE, AUC_UNIT, BELOW, MARGIN, SAME
+from valex.studies.horizon_measures import auc_contrast, gain_shrinks, learned_on_par, longer_helps, together
 from valex.studies.naming import CE, MVE
 
 SOURCE = "2203.14660"
