@@ -200,11 +200,13 @@ def test_advantages_of_a_duelling_head_have_mean_zero():
     assert q.apply(params, obs).shape == plain.apply(plain.init(jax.random.key(0)), obs).shape == (1, 4, 5)
 
 
-@pytest.mark.parametrize("padding", ["VALID", "SAME"])
-def test_patches_and_a_product_are_a_convolution(padding):
+@pytest.mark.parametrize("pad", [0, 1, 2])
+def test_patches_and_a_product_are_a_convolution(pad):
     x, kernel = (jax.random.normal(jax.random.key(k), shape) for k, shape in ((0, (2, 7, 6, 3)), (1, (3, 3, 3, 4))))
-    found = patches(x, padding) @ kernel.reshape(27, 4)
-    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    found = patches(x, pad) @ kernel.reshape(27, 4)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -214,7 +216,12 @@ def test_a_grid_is_read_by_a_convolution():
     params = q.init(jax.random.key(0))
     obs = jax.random.bernoulli(jax.random.key(1), 0.2, (2, 3, 400))
     assert q.apply(params, obs).shape == (1, 2, 3, 5)
-    assert [params[0][f"Dense_{k}"]["kernel"].shape for k in range(3)] == [(36, 16), (1024, 128), (128, 5)]
+    assert params[0]["kernel"].shape == (36, 16)
+    assert [params[0][f"Dense_{k}"]["kernel"].shape for k in range(2)] == [(1024, 128), (128, 5)]
+    cells = obs.reshape(-1, 10, 10, 4).astype(jnp.float32)
+    seen = jax.nn.relu(patches(cells) @ params[0]["kernel"]).reshape(2, 3, -1)
+    hidden = jax.nn.relu(seen @ params[0]["Dense_0"]["kernel"])
+    np.testing.assert_allclose(q.apply(params, obs)[0], hidden @ params[0]["Dense_1"]["kernel"], atol=1e-4)
     np.testing.assert_allclose(q.apply(params, obs), q.apply(params, obs.astype(jnp.float32)), rtol=1e-6)
 
 

@@ -37,7 +37,9 @@ RANDOM_RETURNS = {  # of uniformly random actions, defaults otherwise: mean and 
     "minatar-seaquest": (0.103, 0.009),
     "minatar-space_invaders": (3.877, 0.069),
 }
-GRID_MODEL = replace(LEARNED["grid"], num_models=1, hidden=(16, 16), steps_per_env_step=0.25)  # for two CPU cores
+GRID_MODEL = replace(  # what two CPU cores can train beside the learner
+    LEARNED["grid"], num_models=1, hidden=(16, 16), steps_per_env_step=0.25, pretrain_steps=500
+)
 
 
 def smoke() -> list[RunConfig]:
@@ -74,7 +76,7 @@ def base(game: str, env_steps: int, every: int, rate: float) -> RunConfig:
 
 def quick() -> list[RunConfig]:
     """Return the study that two CPU cores finish in minutes: two games, a few thousand steps, 5 seeds."""
-    bases = [base(game, 12_000, 1_000, 1e-3) for game in QUICK_GAMES]
+    bases = [base(game, 8_000, 500, 1e-3) for game in QUICK_GAMES]
     return [config for one in bases for config in grid(one, QUICK_ARMS, QUICK_SEEDS, (0, 1, 3, 5, 10))]
 
 
