@@ -218,24 +218,21 @@ def _conv_backward(pad: int, saved: tuple[Array, Array], slope: Array) -> tuple[
 conv.defvjp(_conv_forward, _conv_backward)
 
 
-def conv_same(channels: int, context: int, hidden: Sequence[int], activation: str = "relu") -> Network:
-    """Build (x [B, rows, columns, channels], c [B, context]) -> [B, rows, columns, hidden[-1]] of 3x3 layers that keep the size.
+def conv_same(channels: int, hidden: Sequence[int], activation: str = "relu") -> Network:
+    """Build x [B, rows, columns, channels] -> [B, rows, columns, hidden[-1]] of 3x3 layers that keep the size.
 
-        x <- act(x * K_i + c U_i + b_i)         hidden[i] filters, zeros beyond the border; c is the same in every cell
-
-    Lecun-normal weights, zero biases.
+    x <- act(x * K_i + b_i)         hidden[i] filters, zeros beyond the border; Lecun-normal weights, zero biases
     """
     shapes, width = {}, channels
     for i, filters in enumerate(hidden):
-        parts = {"kernel": (9 * width, filters), "context": (context, filters), "bias": (filters,)}
+        parts = {"kernel": (9 * width, filters), "bias": (filters,)}
         shapes[f"layer_{i}"] = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in parts.items()}
         width = filters
 
-    def apply(params: PyTree, x: Array, c: Array) -> Array:
-        for i in range(len(hidden)):
+    def apply(params: PyTree, x: Array) -> Array:
+        for i, filters in enumerate(hidden):
             layer = params[f"layer_{i}"]
-            kernel = layer["kernel"].reshape(3, 3, -1, layer["kernel"].shape[-1])
-            x = ACTIVATIONS[activation](conv(x, kernel, 1) + (c @ layer["context"] + layer["bias"])[:, None, None])
+            x = ACTIVATIONS[activation](conv(x, layer["kernel"].reshape(3, 3, -1, filters), 1) + layer["bias"])
         return x
 
     return Network(lambda key: lecun_normal(key, shapes), apply)

@@ -57,11 +57,11 @@ def units_of(params: Ensemble, config: ModelConfig) -> Units:
 def make_net(spec: EnvSpec, config: ModelConfig) -> Network:
     """Build (flags [B, obs_dim] as numbers, encoded action [B, d]) -> Prediction of one member, leaves [B, ...].
 
-    3x3 convolutions of `model.hidden` filters; from the last of them the flags cell by cell, and reward and end from its
-    largest and its mean activation over the grid.
+    3x3 convolutions of `model.hidden` filters over the flags and, as planes, the action: these end at the border, which shows
+    where it is. From the last of them the flags cell by cell, reward and end from its largest and its mean activation.
     """
-    channels, width = spec.grid[-1], config.hidden[-1]
-    torso = conv_same(channels, action_features(spec)[0], config.hidden, config.activation)
+    (rows, columns, channels), width = spec.grid, config.hidden[-1]
+    torso = conv_same(channels + action_features(spec)[0], config.hidden, config.activation)
     cell, whole = mlp(width, (), channels), mlp(2 * width, (), 2)
 
     def init(key: Array) -> PyTree:
@@ -69,7 +69,8 @@ def make_net(spec: EnvSpec, config: ModelConfig) -> Network:
         return {"torso": torso.init(keys[0]), "cell": cell.init(keys[1]), "whole": whole.init(keys[2])}
 
     def apply(params: PyTree, flags: Array, action: Array) -> Prediction:
-        x = torso.apply(params["torso"], flags.reshape(-1, *spec.grid), action)
+        planes = jnp.broadcast_to(action[:, None, None], (action.shape[0], rows, columns, action.shape[1]))
+        x = torso.apply(params["torso"], jnp.concatenate([flags.reshape(-1, *spec.grid), planes], axis=-1))
         logit = cell.apply(params["cell"], x).reshape(flags.shape) + STAY * (2.0 * flags - 1.0)
         pooled = jnp.concatenate([jnp.max(x, axis=(1, 2)), jnp.mean(x, axis=(1, 2))], axis=-1)
         reward, end = jnp.moveaxis(whole.apply(params["whole"], pooled), -1, 0)
