@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import math
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ DOT_EVERY = 10  # points of a path in a plane
 PLANE_SIDE = 3.9  # inches, of a panel that shows a plane
 PLANE_TEXT = 0.5  # inches that the text above such a panel takes more than that on its left
 NOTE_LINE = 11.0  # points, of the note of a panel
+AXIS_ROOM, TITLE_LETTER = 0.75, 0.078  # inches: beside the axes of a panel, of a letter of its title
 CONTOUR_STEP = 0.04  # between contour lines, in the unit of the height
 DPI = 160
 INK, FAINT = "#1b1f24", "#8a929c"
@@ -185,8 +187,8 @@ def panel_height(plate: Plate) -> float:
     return max(PANEL_HEIGHT, ROW_HEIGHT * rows + 0.75)
 
 
-def draw_panel(axes: Any, panel: Panel) -> None:
-    """Draw one panel; on a log axis the number of values that are not positive, and so not shown, is written in it."""
+def draw_panel(axes: Any, panel: Panel, width: float) -> None:
+    """Draw one panel of `width` inches; how many values are not positive, and so not shown on a log axis, is written in it."""
     rows = panel.x_scale == "rows"
     for (y, _), style in zip(panel.rules, rule_styles(panel), strict=True):
         (axes.axvline if rows else axes.axhline)(y, color=FAINT, lw=1.1, ls=style, zorder=1)
@@ -197,7 +199,8 @@ def draw_panel(axes: Any, panel: Panel) -> None:
         aside = 0.0 if panel.x_scale == "log" else 4.0 * (k - (len(panel.series) - 1) / 2)  # a measured x is not moved
         draw_series(axes, series, aside, rows)
     set_scales(axes, panel)
-    axes.set_title(panel.title, pad=6.0 + (NOTE_LINE * (panel.note.count("\n") + 1) if panel.note else 0.0))
+    title = textwrap.fill(panel.title, int((width - AXIS_ROOM) / TITLE_LETTER))
+    axes.set_title(title, pad=6.0 + (NOTE_LINE * (panel.note.count("\n") + 1) if panel.note else 0.0))
     if panel.note:
         axes.annotate(panel.note, (0.0, 1.0), (0.0, 3.5), "axes fraction", "offset points", fontsize=8, color="#4a525c")
     axes.set_xlabel(panel.ylabel if rows else panel.xlabel)
@@ -268,7 +271,7 @@ def draw(title: str, plate: Plate) -> Picture:
         figure = plt.figure(figsize=(width, height), dpi=DPI, layout="constrained")
         figure.get_layout_engine().set(rect=(0, 0, 1, top(head)), w_pad=0.08, h_pad=0.06)  # pyright: ignore
         for k, panel in enumerate(plate.panels):
-            draw_panel(figure.add_subplot(rows, columns, k + 1), panel)
+            draw_panel(figure.add_subplot(rows, columns, k + 1), panel, width / columns)
         figure.text(left, top(0.08), title, weight="bold", size=11.5, va="top")
         figure.text(left, top(TITLE_HEIGHT + 0.05), note, size=8.5, va="top", color="#4a525c", linespacing=1.35)
         if handles:

@@ -52,6 +52,7 @@ def targets(grid: Grid) -> Plate:
             rules = ((float(truth), "Monte-Carlo return"),) if key == "mean" else ()
             if series:
                 ticks, name = horizon_ticks(series), f"{env} · {title}"
+                log_y = log_y and all(bool(np.any(s.y > 0)) for s in series)  # a deterministic learner has none
                 panels.append(Panel(name, MODEL_STEPS, ylabel, series, "horizon", ticks, log_y, rules))
     sizes = " or ".join(f"{s} states × {p} rollouts" for s, p in sorted(sampled))
     note = (

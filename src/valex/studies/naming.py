@@ -22,6 +22,8 @@ ARM_NAMES = {  # and the order of arms in a report
     AE: "actor expansion (AE)",
     AE_LEARNED: "actor expansion, learned (AE)",
     RETRACE: "Retrace",
+    f"{CE}_retrace agent.density=released": "critic expansion, released density (B2)",
+    f"{RETRACE} agent.density=released": "Retrace, released density (B2)",
 }
 ORACLE_OF = {MVE: CE, AE_LEARNED: AE}  # an arm with a learned model, and what it is with the oracle
 BESIDE_LEARNED = {CE: "critic expansion, oracle (OVE)", AE: "actor expansion, oracle (AE)"}
@@ -165,6 +167,8 @@ def arm_name(key: str, beside: Collection[str] = ()) -> str:
     """Return an arm in words; beside a learned model the oracle is named as such."""
     names = ARM_NAMES | BESIDE_LEARNED if any(map(learned, beside)) else ARM_NAMES
     base, settings = _split(key)
+    if settings and key in names:
+        return names[key]
     if base in names and "model.name" not in settings and not settings.keys() & INSTEAD.keys():
         return ", ".join([names[base], *_setting_names(settings)])
     words = _words(key)
