@@ -154,7 +154,8 @@ def one_line(box: str, prog: str) -> str:
     options = [row for row in rows[rule:] if row.startswith("--")]
     if message.startswith("Unrecognized"):
         flag = message.split(":", 1)[-1].split(",")[0].strip()
-        if _field(flag) in TYPES:  # of another learner
+        field = _field(flag) or ""
+        if field.startswith("agent.") and field in TYPES:  # of another learner
             return f"{flag}: {prog} has no such field; take the preset of a learner that has it (valex --help)"
         hint = f"; did you mean {options[0]}?" if options else ""
         return f"{flag}: unknown field{hint} ({prog} --help lists all)"
