@@ -1,4 +1,4 @@
-"""3x3 convolutions of N members inside a compiled loop on this machine: `networks.conv` against XLA's own and patches.
+"""3x3 convolutions of N members inside a compiled loop on this machine: `networks.conv` against XLA's own and a plain product.
 
 Each contestant takes gradient steps of N nets of three layers on grids of 10 x 10: C channels -> 32 -> 32 -> C.
 
@@ -15,7 +15,7 @@ from common import footer, header, interleave, paired, ratio, show
 from loops import loop, timer
 
 from valex.device import set_up_jax
-from valex.networks import conv
+from valex.networks import conv, patches
 from valex.types import Array
 
 N, FILTERS, STEPS = 5, 32, 4
@@ -26,12 +26,17 @@ def plain(x: Array, kernel: Array) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def patches(x: Array, kernel: Array) -> Array:
-    """Gather the 3x3 patches by slices, then one matrix product."""
-    rows, columns = x.shape[1:3]
-    x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-    laid = jnp.concatenate([x[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)], axis=-1)
-    return laid @ kernel.reshape(-1, kernel.shape[-1])
+def product(x: Array, kernel: Array) -> Array:
+    """Multiply the 3x3 neighbourhoods, with the gradients that follow from that."""
+    return patches(x, 1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def forward(layer: Callable, batch: int, channels: int) -> Callable[[], float]:
+    """Time one layer of one net forward, channels -> channels at least 16."""
+    x_key, key = jax.random.split(jax.random.key(1))
+    kernel = 0.1 * jax.random.normal(key, (3, 3, channels, max(16, channels)))
+    x = jax.random.uniform(x_key, (batch, 10, 10, channels))
+    return timer(loop(lambda i, x: x + 1e-9 * jnp.mean(layer(x, kernel)), 100), x, 100)
 
 
 def net(layer: Callable, kernels: list[Array], x: Array) -> Array:
@@ -78,8 +83,8 @@ def main() -> None:
     ways = {
         "networks.conv, vmapped": (lambda x, kernel: conv(x, kernel, 1), False),
         "lax.conv, one by one": (plain, True),
-        "patches, vmapped": (patches, False),
-        "patches, one by one": (patches, True),
+        "product, vmapped": (product, False),
+        "product, one by one": (product, True),
     }
     contestants = {name: contestant(*way, args.batch, args.channels) for name, way in ways.items()}
     times = interleave(contestants, args.rounds)
@@ -87,6 +92,12 @@ def main() -> None:
     ours = "networks.conv, vmapped"
     for name in list(ways)[1:]:
         ratio(f"{name.replace(', ', '_').replace(' ', '_')}_over_conv", paired(times, lambda s, n=name: s[n] / s[ours]))
+    for width in (4, 16, 32):
+        layers = {"networks.conv": lambda x, kernel: conv(x, kernel, 1), "lax.conv": plain}
+        alone = interleave({name: forward(layer, args.batch, width) for name, layer in layers.items()}, args.rounds)
+        ratio(
+            f"lax.conv_over_conv_forward_{width}_channels", paired(alone, lambda s: s["lax.conv"] / s["networks.conv"])
+        )
     footer()
 
 

@@ -19,16 +19,13 @@ TITLES = {"valex": "valex", "loop": "step-by-step loop"}
 
 
 def serve_valex() -> None:
-    """The program that `valex train ddqn` runs, with its threads. Its evaluation is measured apart and taken off."""
+    """The program that `valex train ddqn` runs, with its threads."""
     from dataclasses import replace
 
-    import jax
-    import jax.numpy as jnp
+    from loops import serve_program
 
-    from valex import device, launch
     from valex.config import PRESETS
     from valex.settings import EvalConfig
-    from valex.train import make_program
 
     base = PRESETS["ddqn"]
     config = replace(
@@ -37,24 +34,7 @@ def serve_valex() -> None:
         train=replace(base.train, env_steps=CAPACITY, warmup_steps=WARMUP, batch_size=BATCH),
         eval=EvalConfig(episodes=1, value_bias_states=0, grad_samples=0),
     )
-    device.set_up_jax("cpu", launch.threads_of(config))
-    program = make_program(config)
-    state = program.start(jnp.uint32(0))
-
-    def timed(steps: int) -> float:
-        nonlocal state
-        begin = time.perf_counter()
-        state, *metrics = program.chunk(state, jnp.int32(steps))
-        jax.block_until_ready((state, metrics))
-        return time.perf_counter() - begin
-
-    def answer(steps: int) -> dict:
-        before = int(state.agent.updates)
-        seconds = timed(steps) - timed(0)
-        return {"seconds": seconds, "updates": int(state.agent.updates) - before}
-
-    timed(100)
-    serve({"version": f"jax {jax.__version__}, {device.cpu_threads()} threads"}, answer)
+    serve_program(config, lambda agent: agent.updates)
 
 
 def make_functions(num_actions: int):

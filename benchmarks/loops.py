@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+from common import serve
 
+from valex import device, launch
 from valex import replay as replays
 from valex.config import PRESETS
 from valex.settings import EnvConfig, RunConfig, SACConfig, TrainConfig
-from valex.train import Parts, TrainState
+from valex.train import Parts, TrainState, make_program
 
 BATCH, BATCH_DISCRETE = 256, 32  # rows of an update: the presets' own
 
@@ -61,6 +63,31 @@ def policy_loop(parts: Parts, state: TrainState, count: int) -> Callable[[], flo
         return jnp.where(total[:, None] > 1e30, jnp.zeros_like(obs), obs), total
 
     return timer(loop(body, count), (batch.obs[0], jnp.zeros(batch_of(parts))), count)
+
+
+def serve_program(config: RunConfig, updates_of: Callable) -> None:
+    """Answer numbers of control steps with seconds and updates, as `common.Worker` asks: the program that `valex train` runs.
+
+    updates_of (agent state) -> updates taken so far. The evaluation at the end of a chunk is measured apart and taken off.
+    """
+    device.set_up_jax("cpu", launch.threads_of(config))
+    program = make_program(config)
+    state = program.start(jnp.uint32(0))
+
+    def timed(steps: int) -> float:
+        nonlocal state
+        begin = time.perf_counter()
+        state, *metrics = program.chunk(state, jnp.int32(steps))
+        jax.block_until_ready((state, metrics))
+        return time.perf_counter() - begin
+
+    def answer(steps: int) -> dict:
+        before = int(updates_of(state.agent))
+        seconds = timed(steps) - timed(0)
+        return {"seconds": seconds, "updates": int(updates_of(state.agent)) - before}
+
+    timed(100)
+    serve({"version": f"jax {jax.__version__}, {device.cpu_threads()} threads"}, answer)
 
 
 def base_config(task: str) -> RunConfig:

@@ -19,13 +19,10 @@ TITLES = {"valex": "valex", "sb3": "Stable-Baselines3", "sbx": "SBX", "bare": "b
 
 
 def serve_valex(hidden: tuple[int, ...], tuned: int) -> None:
-    """The program that `valex train sac` runs, with its threads. Its evaluation is measured apart and taken off."""
-    import jax
-    import jax.numpy as jnp
+    """The program that `valex train sac` runs, with its threads."""
+    from loops import serve_program
 
-    from valex import device, launch
     from valex.settings import EvalConfig, RunConfig, SACConfig, TrainConfig
-    from valex.train import make_program
 
     del tuned
     config = RunConfig(
@@ -33,24 +30,7 @@ def serve_valex(hidden: tuple[int, ...], tuned: int) -> None:
         train=TrainConfig(env_steps=1_000_000, warmup_steps=WARMUP, batch_size=BATCH),
         eval=EvalConfig(episodes=1, value_bias_states=0, grad_samples=0),
     )
-    device.set_up_jax("cpu", launch.threads_of(config))
-    program = make_program(config)
-    state = program.start(jnp.uint32(0))
-
-    def timed(steps: int) -> float:
-        nonlocal state
-        begin = time.perf_counter()
-        state, *metrics = program.chunk(state, jnp.int32(steps))
-        jax.block_until_ready((state, metrics))
-        return time.perf_counter() - begin
-
-    def answer(steps: int) -> dict:
-        before = int(state.agent.critic_opt[0].count)
-        seconds = timed(steps) - timed(0)
-        return {"seconds": seconds, "updates": int(state.agent.critic_opt[0].count) - before}
-
-    timed(100)
-    serve({"version": f"jax {jax.__version__}, {device.cpu_threads()} threads"}, answer)
+    serve_program(config, lambda agent: agent.critic_opt[0].count)
 
 
 def serve_bare(hidden: tuple[int, ...], tuned: int) -> None:

@@ -178,9 +178,8 @@ def holdout_steps(share: float, num_envs: int) -> int:
     while share >= 1e-3 and max(b - a for a, b in zip(places, [*places[1:], 1.0], strict=True)) > share:
         places = sorted([*places, count * GOLDEN % 1.0])
         count += 1
-    count = (
-        count if share >= 1e-3 else math.ceil(1.7 / share)
-    )  # the bound of the lattice, where counting would take long
+    if share < 1e-3:  # counting would take long: the bound of the lattice
+        count = math.ceil(1.7 / share)
     return -(-count // num_envs) * num_envs * HOLDOUT_BLOCK
 
 

@@ -206,6 +206,7 @@ def make_actor_objective(config: ActorConfig, gamma: float, model: Model | None)
         chex.assert_rank(first.obs, 2)
 
         def particle(key: Array) -> tuple[Array, Array]:
+            """Return J of one rollout and log pi of its first action."""
             if horizon == 0:
                 return one_step(bootstrap, key, first)
             assert model is not None  # make_expansion refuses a rollout without a model

@@ -1,17 +1,19 @@
-"""What actor-critic agents have in common: the critic's loss, the minimum over critics, one optimiser step."""
+"""What agents have in common: how they see observations, the critics' step, the actor's loss, the minimum over critics."""
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from valex import normalize
+from valex.expansion import Expansion
 from valex.losses import gradient_norm, gradient_param_std, td_loss
 from valex.networks import Network
 from valex.settings import LearnerConfig
+from valex.targets import target_metrics
 from valex.types import Array, CriticRows, EnvSpec, PyTree, Transition
 
 
@@ -28,14 +30,23 @@ def first_rows(batch: Transition) -> Transition:
     return jax.tree.map(lambda x: x[0], batch)
 
 
-def normalizer(config: LearnerConfig, spec: EnvSpec, stats: normalize.RunningStats) -> Callable:
-    """Return (obs) -> what the networks read: normalised by running statistics, or as it is."""
-    return (lambda obs: normalize.normalize(stats, obs)) if reads_statistics(config, spec) else (lambda obs: obs)
+class Observations(NamedTuple):
+    """How an agent looks at observations; its state has a field `normalizer`."""
+
+    init: Callable  # () -> RunningStats
+    norm: Callable  # (state) -> (obs) -> what the networks read
+    observe: Callable  # (state, obs) -> state
 
 
-def reads_statistics(config: LearnerConfig, spec: EnvSpec) -> bool:
-    """Return whether running statistics of the observations are kept; a grid of flags needs none."""
-    return config.normalize_obs and not spec.grid
+def make_observations(config: LearnerConfig, spec: EnvSpec) -> Observations:
+    """Build what normalises observations by running statistics, or leaves them: where it is off, and on a grid of flags."""
+    if not config.normalize_obs or spec.grid:
+        return Observations(lambda: normalize.init(0), lambda state: lambda obs: obs, lambda state, obs: state)
+    return Observations(
+        lambda: normalize.init(spec.obs_dim),
+        lambda state: lambda obs: normalize.normalize(state.normalizer, obs),
+        lambda state, obs: state._replace(normalizer=normalize.update(state.normalizer, obs)),
+    )
 
 
 def smallest(heads: Array) -> Array:
@@ -55,9 +66,35 @@ def descend(tx: optax.GradientTransformation, grads: PyTree, opt: optax.OptState
     return optax.apply_updates(params, updates), opt
 
 
-def critic_metrics(loss: Array, mean: Array, grads: PyTree) -> dict[str, Array]:
-    """Return what every agent logs of its critics."""
-    return {"critic/loss": loss, "critic/q_mean": mean, "critic/grad_norm": gradient_norm(grads)}
+def critic_step(
+    tx: optax.GradientTransformation, q: Network, critic: PyTree, opt: optax.OptState, rows: CriticRows
+) -> tuple[PyTree, optax.OptState, dict[str, Array]]:
+    """Take one gradient step of the critics on rows; return (critic, opt, metrics of targets and critics)."""
+    (loss, mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(critic, q, rows)
+    metrics = target_metrics(rows.target) | dict(rows.metrics)
+    metrics |= {"critic/loss": loss, "critic/q_mean": mean, "critic/grad_norm": gradient_norm(grads)}
+    return *descend(tx, grads, opt, critic), metrics
+
+
+def make_actor_loss(view: Callable, expansion: Expansion) -> Callable:
+    """Build (actor, state, key, first [B], model_params) -> (-E J(s), log pi [B]); view: (state, actor) -> Bootstrap."""
+
+    def loss(actor: PyTree, state: Any, key: Array, first: Transition, model_params: PyTree) -> tuple[Array, Array]:
+        """Return minus the mean objective of the actor."""
+        objective, log_prob = expansion.actor_objective(view(state, actor), key, first, model_params)
+        return -jnp.mean(objective), log_prob
+
+    return loss
+
+
+def make_actor_grads(loss: Callable, actor_of: Callable) -> Callable:
+    """Build (state, key, batch, model_params) -> gradient of an actor's loss at actor_of(state), as `Agent` has it."""
+
+    def grads(state: Any, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
+        """Return the gradient at the actor of a state."""
+        return jax.grad(loss, has_aux=True)(actor_of(state), state, key, first_rows(batch), model_params)[0]
+
+    return grads
 
 
 def actor_metrics(loss: Array, grads: PyTree) -> dict[str, Array]:

@@ -19,25 +19,24 @@ import optax
 
 from valex import distributions, normalize
 from valex.agents.common import (
+    Observations,
     actor_metrics,
-    critic_loss,
-    critic_metrics,
+    critic_step,
     descend,
     first_rows,
+    make_actor_grads,
+    make_actor_loss,
+    make_observations,
     need_continuous,
-    normalizer,
-    reads_statistics,
     smallest,
 )
 from valex.expansion import Expansion
 from valex.networks import Network, critic_ensemble, gaussian_actor, mlp
 from valex.settings import DDPGConfig
-from valex.targets import target_metrics
 from valex.types import ActionSample, Agent, Array, Bootstrap, EnvSpec, PyTree, Transition
 
-RELEASED_STD = (
-    0.7453966600733570  # softplus(0.1) + 0.001: what the release takes for the spread of noise whose spread is 0.1
-)
+# softplus(0.1) + 0.001: what the release takes for the spread of noise whose spread is 0.1
+RELEASED_STD = 0.7453966600733570
 
 
 class Params(NamedTuple):
@@ -66,10 +65,9 @@ class Learner(NamedTuple):
     q: Network
     actor_tx: optax.GradientTransformation
     critic_tx: optax.GradientTransformation
+    seen: Observations
     init: Callable  # (key) -> DDPGState
-    observe: Callable  # (state, obs) -> state
     act: Callable  # (state, key, obs, explore) -> ActionSample
-    norm: Callable  # (state) -> (obs) -> what the networks read
 
 
 def deterministic_actor(spec: EnvSpec, config: DDPGConfig) -> Network:
@@ -89,12 +87,13 @@ def deterministic_actor(spec: EnvSpec, config: DDPGConfig) -> Network:
 
 
 def bootstrap(
-    learner: Learner, params: Params, norm: Callable, smooth: Callable | None = None, aggregate: Callable = smallest
+    learner: Learner, state: DDPGState, params: Params, smooth: Callable | None = None, aggregate: Callable = smallest
 ) -> Bootstrap:
     """Return the view of the agent that targets and objectives read, at `params`: mean action, no bonus.
 
     `smooth` (key, action) -> action perturbs every action that is followed or judged; None: the action of the actor.
     """
+    norm = learner.seen.norm(state)
 
     def act(key: Array, obs: Array) -> ActionSample:
         sample = distributions.tanh_normal_mode(learner.policy.apply(params.actor, norm(obs))[0])
@@ -127,25 +126,16 @@ def make_learner(config: DDPGConfig, spec: EnvSpec) -> Learner:
     policy = deterministic_actor(spec, config)
     q = critic_ensemble(spec.obs_dim, spec.act_dim, config.hidden, config.num_critics)
     actor_tx, critic_tx = optax.adam(config.actor_lr), optax.adam(config.critic_lr)
-
-    def norm(state: DDPGState) -> Callable:
-        return normalizer(config, spec, state.normalizer)
+    seen = make_observations(config, spec)
 
     def init(key: Array) -> DDPGState:
         actor_key, critic_key = jax.random.split(key)
         online = Params(policy.init(actor_key), q.init(critic_key))
         target = jax.tree.map(jnp.copy, online)  # two names for one buffer could not both be donated
-        return DDPGState(
-            online, target, normalize.init(spec.obs_dim), actor_tx.init(online.actor), critic_tx.init(online.critic)
-        )
-
-    def observe(state: DDPGState, obs: Array) -> DDPGState:
-        if not reads_statistics(config, spec):
-            return state
-        return state._replace(normalizer=normalize.update(state.normalizer, obs))
+        return DDPGState(online, target, seen.init(), actor_tx.init(online.actor), critic_tx.init(online.critic))
 
     def act(state: DDPGState, key: Array, obs: Array, explore: bool) -> ActionSample:
-        mean, _ = policy.apply(state.online.actor, norm(state)(obs))
+        mean, _ = policy.apply(state.online.actor, seen.norm(state)(obs))
         if not explore:
             return distributions.tanh_normal_mode(mean)
         sample = distributions.tanh_normal_sample(key, mean, jnp.full_like(mean, config.exploration_noise))
@@ -154,7 +144,7 @@ def make_learner(config: DDPGConfig, spec: EnvSpec) -> Learner:
         said = distributions.tanh_normal_log_prob(mean, jnp.full_like(mean, RELEASED_STD), sample.latent)
         return sample._replace(log_prob=said)
 
-    return Learner(config.density, policy, q, actor_tx, critic_tx, init, observe, act, norm)
+    return Learner(config.density, policy, q, actor_tx, critic_tx, seen, init, act)
 
 
 def make_ddpg(config: DDPGConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
@@ -162,32 +152,29 @@ def make_ddpg(config: DDPGConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     learner = make_learner(config, spec)
 
     def target_view(state: DDPGState) -> Bootstrap:
-        return bootstrap(learner, state.target, learner.norm(state))
+        return bootstrap(learner, state, state.target)
 
-    def actor_loss(actor: PyTree, state: DDPGState, key: Array, first: Transition, model_params: PyTree) -> Array:
-        online = bootstrap(learner, state.online._replace(actor=actor), learner.norm(state))
-        return -jnp.mean(expansion.actor_objective(online, key, first, model_params)[0])
+    def online_view(state: DDPGState, actor: PyTree) -> Bootstrap:
+        return bootstrap(learner, state, state.online._replace(actor=actor))
+
+    actor_loss = make_actor_loss(online_view, expansion)
 
     def update(state: DDPGState, key: Array, batch: Transition, model_params: PyTree) -> tuple[DDPGState, dict]:
         """Take one step of critic and actor, both from gradients at the old parameters, then move the targets."""
         target_key, actor_key = jax.random.split(key)
         rows = expansion.critic_rows(target_view(state), target_key, batch, model_params)
-        rows = rows._replace(obs=learner.norm(state)(rows.obs))
-        old = state.online
-        (c_loss, q_mean), c_grads = jax.value_and_grad(critic_loss, has_aux=True)(old.critic, learner.q, rows)
-        a_loss, a_grads = jax.value_and_grad(actor_loss)(old.actor, state, actor_key, first_rows(batch), model_params)
-        critic, critic_opt = descend(learner.critic_tx, c_grads, state.critic_opt, old.critic)
+        rows, old = rows._replace(obs=learner.seen.norm(state)(rows.obs)), state.online
+        critic, critic_opt, metrics = critic_step(learner.critic_tx, learner.q, old.critic, state.critic_opt, rows)
+        (loss, _), a_grads = jax.value_and_grad(actor_loss, has_aux=True)(
+            old.actor, state, actor_key, first_rows(batch), model_params
+        )
         actor, actor_opt = descend(learner.actor_tx, a_grads, state.actor_opt, old.actor)
         target = Params(
             optax.incremental_update(actor, state.target.actor, config.tau_actor),
             optax.incremental_update(critic, state.target.critic, config.tau),
         )
-        metrics = target_metrics(rows.target) | dict(rows.metrics)
-        metrics |= critic_metrics(c_loss, q_mean, c_grads) | actor_metrics(a_loss, a_grads)
-        return DDPGState(Params(actor, critic), target, state.normalizer, actor_opt, critic_opt), metrics
+        new = DDPGState(Params(actor, critic), target, state.normalizer, actor_opt, critic_opt)
+        return new, metrics | actor_metrics(loss, a_grads)
 
-    def actor_grads(state: DDPGState, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
-        first = first_rows(batch)
-        return jax.grad(lambda actor: actor_loss(actor, state, key, first, model_params))(state.online.actor)
-
-    return Agent(learner.init, learner.observe, learner.act, update, target_view, actor_grads)
+    actor_grads = make_actor_grads(actor_loss, lambda state: state.online.actor)
+    return Agent(learner.init, learner.seen.observe, learner.act, update, target_view, actor_grads)

@@ -17,11 +17,10 @@ import jax.numpy as jnp
 import optax
 
 from valex import distributions, normalize
-from valex.agents.common import critic_loss, critic_metrics, descend, normalizer, reads_statistics, smallest
+from valex.agents.common import critic_step, make_observations, smallest
 from valex.expansion import Expansion
 from valex.networks import Network, q_ensemble
 from valex.settings import DDQNConfig
-from valex.targets import target_metrics
 from valex.types import ActionSample, Agent, Array, Bootstrap, EnvSpec, PyTree, Transition
 
 
@@ -76,7 +75,7 @@ def bootstrap(q_network: Network, nets: tuple[PyTree, PyTree], norm: Callable, c
         return jnp.take_along_axis(log_policy(obs), latent[..., None], axis=-1)[..., 0]
 
     def heads(obs: Array, action: Array) -> Array:
-        return at(q_network.apply(judge, norm(obs)), action)
+        return judged(q_network).apply(judge, norm(obs), action)
 
     def q(obs: Array, action: Array) -> Array:
         return smallest(heads(obs, action))
@@ -94,29 +93,22 @@ def make_ddqn(config: DDQNConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     if not spec.num_actions:
         raise ValueError(f"agent.name: ddqn needs discrete actions, those of {spec.name} are continuous; take sac")
     q_network = q_ensemble(spec, config.filters, config.hidden, config.num_critics, config.dueling)
-    tx = optax.adam(config.critic_lr)
-
-    def norm_of(state: DDQNState) -> Callable:
-        return normalizer(config, spec, state.normalizer)
+    tx, seen = optax.adam(config.critic_lr), make_observations(config, spec)
 
     def view(state: DDQNState) -> Bootstrap:
         chooser = state.online if config.double else state.target
-        return bootstrap(q_network, (chooser, state.target), norm_of(state), config)
+        return bootstrap(q_network, (chooser, state.target), seen.norm(state), config)
 
     def init(key: Array) -> DDQNState:
         online = q_network.init(key)
         target = jax.tree.map(jnp.copy, online)  # two names for one buffer could not both be donated
-        stats = normalize.init(spec.obs_dim if reads_statistics(config, spec) else 0)
-        return DDQNState(online, target, stats, tx.init(online), jnp.int32(0), jnp.int32(0))
+        return DDQNState(online, target, seen.init(), tx.init(online), jnp.int32(0), jnp.int32(0))
 
     def observe(state: DDQNState, obs: Array) -> DDQNState:
-        state = state._replace(steps=state.steps + obs.shape[0])
-        if not reads_statistics(config, spec):
-            return state
-        return state._replace(normalizer=normalize.update(state.normalizer, obs))
+        return seen.observe(state._replace(steps=state.steps + obs.shape[0]), obs)
 
     def act(state: DDQNState, key: Array, obs: Array, explore: bool) -> ActionSample:
-        values = smallest(q_network.apply(state.online, norm_of(state)(obs)))
+        values = smallest(q_network.apply(state.online, seen.norm(state)(obs)))
         if not explore:
             return distributions.categorical_mode(values)
         return distributions.epsilon_greedy_sample(key, values, epsilon(config, state.steps))
@@ -124,13 +116,11 @@ def make_ddqn(config: DDQNConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     def update(state: DDQNState, key: Array, batch: Transition, model_params: PyTree) -> tuple[DDQNState, dict]:
         """Take one step of the critics, and move the target net when its turn has come."""
         rows = expansion.critic_rows(view(state), key, batch, model_params)
-        rows = rows._replace(obs=norm_of(state)(rows.obs))
-        (loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.online, judged(q_network), rows)
-        online, opt = descend(tx, grads, state.opt, state.online)
+        rows = rows._replace(obs=seen.norm(state)(rows.obs))
+        online, opt, metrics = critic_step(tx, judged(q_network), state.online, state.opt, rows)
         updates = state.updates + 1
         tau = config.tau if config.target_every == 1 else config.tau * (updates % config.target_every == 0)
         target = optax.incremental_update(online, state.target, tau)
-        metrics = target_metrics(rows.target) | dict(rows.metrics) | critic_metrics(loss, q_mean, grads)
         metrics["explore/epsilon"] = epsilon(config, state.steps)
         return DDQNState(online, target, state.normalizer, opt, state.steps, updates), metrics
 

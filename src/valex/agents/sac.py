@@ -18,19 +18,18 @@ import optax
 from valex import distributions, normalize
 from valex.agents.common import (
     actor_metrics,
-    critic_loss,
-    critic_metrics,
+    critic_step,
     descend,
     first_rows,
+    make_actor_grads,
+    make_actor_loss,
+    make_observations,
     need_continuous,
-    normalizer,
-    reads_statistics,
     smallest,
 )
 from valex.expansion import Expansion
 from valex.networks import Network, critic_ensemble, gaussian_actor
 from valex.settings import SACConfig
-from valex.targets import target_metrics
 from valex.types import ActionSample, Agent, Array, Bootstrap, EnvSpec, PyTree, Transition
 
 
@@ -87,11 +86,12 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     actor_tx, critic_tx, alpha_tx = (optax.adam(lr) for lr in (config.actor_lr, config.critic_lr, config.alpha_lr))
     target_entropy = config.target_entropy_per_dim * spec.act_dim
 
-    def norm_of(state: SACState):
-        return normalizer(config, spec, state.normalizer)
+    seen = make_observations(config, spec)
 
     def view(state: SACState, actor: PyTree, critic: PyTree) -> Bootstrap:
-        return bootstrap((policy, q_network), actor, critic, jnp.exp(state.log_alpha), norm_of(state))
+        return bootstrap((policy, q_network), actor, critic, jnp.exp(state.log_alpha), seen.norm(state))
+
+    actor_loss = make_actor_loss(lambda state, actor: view(state, actor, state.critic), expansion)
 
     def init(key: Array) -> SACState:
         actor_key, critic_key = jax.random.split(key)
@@ -99,45 +99,30 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         log_alpha = jnp.log(jnp.asarray(config.init_alpha, jnp.float32))
         target_critic = jax.tree.map(jnp.copy, critic)  # two names for one buffer could not both be donated
         optimizers = actor_tx.init(actor), critic_tx.init(critic), alpha_tx.init(log_alpha)
-        return SACState(actor, critic, target_critic, log_alpha, normalize.init(spec.obs_dim), *optimizers)
-
-    def observe(state: SACState, obs: Array) -> SACState:
-        if not reads_statistics(config, spec):
-            return state
-        return state._replace(normalizer=normalize.update(state.normalizer, obs))
+        return SACState(actor, critic, target_critic, log_alpha, seen.init(), *optimizers)
 
     def act(state: SACState, key: Array, obs: Array, explore: bool) -> ActionSample:
-        mean, std = policy.apply(state.actor, norm_of(state)(obs))
+        mean, std = policy.apply(state.actor, seen.norm(state)(obs))
         return distributions.tanh_normal_sample(key, mean, std) if explore else distributions.tanh_normal_mode(mean)
-
-    def actor_loss(actor: PyTree, state: SACState, key: Array, first: Transition, model_params: PyTree):
-        online = view(state, actor, state.critic)
-        objective, log_prob = expansion.actor_objective(online, key, first, model_params)
-        return -jnp.mean(objective), log_prob
 
     def update(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> tuple[SACState, dict]:
         """Take one step of critic, actor and temperature, all from gradients at the old parameters."""
         target_key, actor_key = jax.random.split(key)
         rows = expansion.critic_rows(view(state, state.actor, state.target_critic), target_key, batch, model_params)
-        rows = rows._replace(obs=norm_of(state)(rows.obs))
-        (c_loss, q_mean), c_grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic, q_network, rows)
+        rows = rows._replace(obs=seen.norm(state)(rows.obs))
+        critic, critic_opt, metrics = critic_step(critic_tx, q_network, state.critic, state.critic_opt, rows)
         (a_loss, log_prob), a_grads = jax.value_and_grad(actor_loss, has_aux=True)(
             state.actor, state, actor_key, first_rows(batch), model_params
         )
         entropy = -jnp.mean(log_prob)
         t_loss, t_grad = jax.value_and_grad(alpha_loss)(state.log_alpha, entropy, target_entropy)
-        critic, critic_opt = descend(critic_tx, c_grads, state.critic_opt, state.critic)
         actor, actor_opt = descend(actor_tx, a_grads, state.actor_opt, state.actor)
         log_alpha, alpha_opt = descend(alpha_tx, t_grad, state.alpha_opt, state.log_alpha)
         target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
-        metrics = target_metrics(rows.target) | dict(rows.metrics)
-        metrics |= critic_metrics(c_loss, q_mean, c_grads) | actor_metrics(a_loss, a_grads)
+        metrics |= actor_metrics(a_loss, a_grads)
         metrics |= {"actor/entropy": entropy, "alpha/loss": t_loss, "alpha/value": jnp.exp(state.log_alpha)}
         new = SACState(actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt)
         return new, metrics
 
-    def actor_grads(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
-        first = first_rows(batch)
-        return jax.grad(lambda actor: actor_loss(actor, state, key, first, model_params)[0])(state.actor)
-
-    return Agent(init, observe, act, update, lambda s: view(s, s.actor, s.target_critic), actor_grads)
+    actor_grads = make_actor_grads(actor_loss, lambda state: state.actor)
+    return Agent(init, seen.observe, act, update, lambda s: view(s, s.actor, s.target_critic), actor_grads)

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from valex.agents.common import actor_metrics, critic_loss, critic_metrics, descend, first_rows
+from valex.agents.common import actor_metrics, critic_step, descend, first_rows, make_actor_grads, make_actor_loss
 from valex.agents.ddpg import DDPGState, Params, bootstrap, make_learner
 from valex.expansion import Expansion
 from valex.settings import TD3Config
-from valex.targets import target_metrics
 from valex.types import Agent, Array, Bootstrap, EnvSpec, PyTree, Transition
 
 
@@ -44,44 +43,40 @@ def make_td3(config: TD3Config, spec: EnvSpec, expansion: Expansion) -> Agent:
         return learner.init(key)._replace(extra=Delay(jnp.int32(0), {name: jnp.zeros(()) for name in names}))
 
     def target_view(state: DDPGState) -> Bootstrap:
-        return bootstrap(learner, state.target, learner.norm(state), lambda key, action: smoothed(config, key, action))
+        return bootstrap(learner, state, state.target, lambda key, action: smoothed(config, key, action))
 
-    def actor_loss(actor: PyTree, state: DDPGState, key: Array, first: Transition, model_params: PyTree) -> Array:
+    def online_view(state: DDPGState, actor: PyTree) -> Bootstrap:
         params = state.online._replace(actor=actor)
-        online = bootstrap(learner, params, learner.norm(state), aggregate=lambda heads: heads[0])
-        return -jnp.mean(expansion.actor_objective(online, key, first, model_params)[0])
+        return bootstrap(learner, state, params, aggregate=lambda heads: heads[0])
+
+    actor_loss = make_actor_loss(online_view, expansion)
 
     def update(state: DDPGState, key: Array, batch: Transition, model_params: PyTree) -> tuple[DDPGState, dict]:
         """Take one step of the critics, and every `policy_delay` of them one of the actor and of the targets."""
         target_key, actor_key = jax.random.split(key)
         rows = expansion.critic_rows(target_view(state), target_key, batch, model_params)
-        rows = rows._replace(obs=learner.norm(state)(rows.obs))
-        (loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.online.critic, learner.q, rows)
-        critic, critic_opt = descend(learner.critic_tx, grads, state.critic_opt, state.online.critic)
+        rows, old = rows._replace(obs=learner.seen.norm(state)(rows.obs)), state.online.critic
+        critic, critic_opt, metrics = critic_step(learner.critic_tx, learner.q, old, state.critic_opt, rows)
         count = state.extra.updates + 1
         state = state._replace(online=state.online._replace(critic=critic), critic_opt=critic_opt)
 
         def delayed(state: DDPGState) -> DDPGState:
             """Climb the new first critic, then move both targets."""
             old, first = state.online.actor, first_rows(batch)
-            a_loss, a_grads = jax.value_and_grad(actor_loss)(old, state, actor_key, first, model_params)
-            actor, actor_opt = descend(learner.actor_tx, a_grads, state.actor_opt, old)
+            (loss, _), grads = jax.value_and_grad(actor_loss, has_aux=True)(old, state, actor_key, first, model_params)
+            actor, actor_opt = descend(learner.actor_tx, grads, state.actor_opt, old)
             target = Params(
                 optax.incremental_update(actor, state.target.actor, config.tau_actor),
                 optax.incremental_update(state.online.critic, state.target.critic, config.tau),
             )
-            online, extra = Params(actor, state.online.critic), Delay(count, actor_metrics(a_loss, a_grads))
+            online, extra = Params(actor, state.online.critic), Delay(count, actor_metrics(loss, grads))
             return state._replace(online=online, target=target, actor_opt=actor_opt, extra=extra)
 
         def waiting(state: DDPGState) -> DDPGState:
             return state._replace(extra=state.extra._replace(updates=count))
 
         state = jax.lax.cond(count % config.policy_delay == 0, delayed, waiting, state)
-        metrics = target_metrics(rows.target) | dict(rows.metrics)
-        return state, metrics | critic_metrics(loss, q_mean, grads) | state.extra.metrics
+        return state, metrics | state.extra.metrics
 
-    def actor_grads(state: DDPGState, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
-        first = first_rows(batch)
-        return jax.grad(lambda actor: actor_loss(actor, state, key, first, model_params))(state.online.actor)
-
-    return Agent(init, learner.observe, learner.act, update, target_view, actor_grads)
+    actor_grads = make_actor_grads(actor_loss, lambda state: state.online.actor)
+    return Agent(init, learner.seen.observe, learner.act, update, target_view, actor_grads)

@@ -66,6 +66,7 @@ def make_losses(kind: Kind, config: ModelConfig) -> Callable:
     """
 
     def losses(members: PyTree, seen: Observed, units: PyTree) -> tuple[Array, Array]:
+        """Follow every member k steps along its own windows."""
         weights = jnp.array(config.step_weights or (1.0,) * config.loss_steps)
         z = seen.rows.obs[:, 0]
         total, norm, first = 0.0, 0.0, jnp.zeros(())

@@ -51,8 +51,8 @@ class Grid(NamedTuple):
 
     cells: dict[tuple[str, str, int], Cell]
     left_out: list[str]  # runs that were not compared, and why
+    tasks: dict[str, Task]  # by how they are written
     floor: bool = False  # True: a failed run scores the lowest return seen in its task; False: it has no score
-    tasks: dict[str, Task] = {}  # noqa: RUF012  by how they are written
 
 
 def condition(config: RunConfig) -> RunConfig:
@@ -97,7 +97,7 @@ def make_grid(runs: Iterable[StoredRun]) -> Grid:
             left_out.append(f"{run.path.name}: fewer than two evaluations, so no learning curve")
             continue
         group[run.config.seed] = run
-    return Grid(cells, left_out, tasks={name: task for task, name in names.items()})
+    return Grid(cells, left_out, {name: task for task, name in names.items()})
 
 
 def task_of(config: RunConfig) -> Task:
