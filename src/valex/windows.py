@@ -98,6 +98,11 @@ def from_model(
     )
 
 
+def _shifted(rows: Array) -> Array:
+    """Return what the next row holds, [T, ...]; the last row, whose next one is not known, keeps its own."""
+    return jnp.concatenate([rows[1:], rows[-1:]])
+
+
 def from_replay(
     bootstrap: Bootstrap, key: Array, batch: Transition, gamma: float, settings: tuple[Rule, str]
 ) -> ReturnInputs:
@@ -105,16 +110,19 @@ def from_replay(
 
     A sequence may cross the end of an episode: termination zeroes the discount of its row, truncation ends the trace
     there, so that the row bootstraps with V at its true next observation. log_rho needs stored log_prob and latent.
+    What the next row did is judged at next_obs, which is its obs unless an episode ends between them, and then nothing reads
+    it: so nets that V has evaluated there are not evaluated again.
     """
     rule, estimator = settings
     robust = estimator == "doubly_robust"
     value = bootstrap.value(key, batch.next_obs)
     q, reward, log_rho = value, batch.reward, jnp.zeros_like(value)
     if batch.reward.shape[0] > 1:
-        later_obs = batch.obs[1:]
-        log_pi = bootstrap.log_prob(later_obs, batch.latent[1:]) if rule.off_policy or not robust else 0.0
+        log_pi = jnp.zeros(())
+        if rule.off_policy or not robust:
+            log_pi = bootstrap.log_prob(batch.next_obs, _shifted(batch.latent))[:-1]
         if robust:
-            q = jnp.concatenate([bootstrap.q(later_obs, batch.action[1:]), value[-1:]])
+            q = jnp.concatenate([bootstrap.q(batch.next_obs, _shifted(batch.action))[:-1], value[-1:]])
         else:
             reward = reward.at[1:].add(bootstrap.bonus(log_pi))
         if rule.off_policy:
