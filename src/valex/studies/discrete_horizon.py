@@ -56,7 +56,7 @@ def smoke() -> list[RunConfig]:
 
 
 QUICK_GAMES = ("minatar-breakout", "minatar-space_invaders")
-QUICK_ARMS = {CE: (1, 3, 5, 10), MVE: (1, 3, 5), RETRACE: (1, 3, 5, 10)}
+QUICK_ARMS = {CE: (1, 3, 5, 10), MVE: (1, 3), RETRACE: (1, 3, 5)}  # the others cost more than they settle
 QUICK_SEEDS = (1, 2, 3, 4, 5)
 
 
