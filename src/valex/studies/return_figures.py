@@ -102,7 +102,7 @@ def marginal_gain(grid: Grid) -> Plate:
 
 
 def split_series(grid: Grid, env: str, arm: str) -> list[Series]:
-    """Return milliseconds of rollout, critic and actor against H, from diagnostics.overhead."""
+    """Return milliseconds of rollout, critic and actor, where there is one, against H, from diagnostics.overhead."""
     parts: dict[str, dict[int, np.ndarray]] = {"rollout": {}, "critic": {}, "actor": {}}
     for h in horizons(grid, env, arm):
         runs = finished(grid, env, arm, h)
@@ -110,7 +110,8 @@ def split_series(grid: Grid, env: str, arm: str) -> list[Series]:
         for name, columns in parts.items():
             if timed:
                 columns[h] = 1e3 * np.array([row[f"{name}_s"] for row in timed], float)
-    return [s for name, columns in parts.items() if (s := points(name, name, columns))]
+    taken = {name: columns for name, columns in parts.items() if any(np.any(values) for values in columns.values())}
+    return [s for name, columns in taken.items() if (s := points(name, name, columns))]
 
 
 def overhead(grid: Grid) -> Plate:
