@@ -36,16 +36,17 @@ from valex.tables import AGENTS, MODELS
 NUMERIC = [name for name, hint in TYPES.items() if any(kind in str(hint) for kind in ("int", "float"))]
 
 
-def put(config: RunConfig, name: str, value) -> RunConfig:
+def put(config, name: str, value):
     """Return the config with one dotted field changed."""
-    part, _, leaf = name.rpartition(".")
-    if not part:
-        return replace(config, **{leaf: value})
+    part, _, rest = name.partition(".")
+    if not rest:
+        return replace(config, **{part: value})
     if name == "agent.name" and value in AGENT_CONFIGS:
         return replace(config, agent=AGENT_CONFIGS[value]())
-    if part == "agent" and not hasattr(config.agent, leaf):  # of another learner
-        config = replace(config, agent=next(cls() for cls in AGENT_CONFIGS.values() if hasattr(cls(), leaf)))
-    return replace(config, **{part: replace(getattr(config, part), **{leaf: value})})
+    own = getattr(config, part)
+    if part == "agent" and not hasattr(own, rest.partition(".")[0]):  # of another learner
+        own = next(cls() for cls in AGENT_CONFIGS.values() if hasattr(cls(), rest.partition(".")[0]))
+    return replace(config, **{part: put(own, rest, value)})
 
 
 def error(config: RunConfig) -> str:

@@ -9,8 +9,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "valex"
 LAYERS = [
     ("tables", "settings", "types"),
     ("targets", "losses", "distributions", "statistics", "normalize"),
-    ("networks", "replay", "envs", "models"),
+    ("networks", "spectral", "replay", "envs", "models"),
     ("windows",),
+    ("estimators",),
     ("expansion",),
     ("agents", "offline"),
     ("train", "evaluate", "diagnostics"),

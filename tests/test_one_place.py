@@ -24,6 +24,12 @@ def files_matching(pattern: str) -> set[str]:
     }
 
 
+def test_there_is_one_rollout():
+    """Whatever follows a model step by step uses the step of windows.py; the others take a single step."""
+    alone = {"models/segments.py", "diagnostics/model_derivatives.py", "diagnostics/model_error.py"}
+    assert files_matching(r"model\.step\(") - alone == {"windows.py"}
+
+
 def test_no_agent_names_gamma():
     assert not [name for name in files_matching(r"\bgamma\b") if name.startswith("agents/")]
 

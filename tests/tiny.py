@@ -67,16 +67,23 @@ def make_counting_pendulum(config: EnvConfig):
 
 @cache
 def documentation(agent: str = "") -> dict[str, str]:
-    """Return dotted field -> the text below it in settings.py; of one learner, or of all, where the last one counts."""
+    """Return dotted field -> the text below it in settings; of one learner, or of all, where the last one counts."""
     classes = {
         node.name: node
-        for node in ast.parse(Path(settings.__file__).read_text()).body
+        for path in sorted(Path(settings.__file__).parent.glob("*.py"))
+        for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.ClassDef)
     }
     texts = {}
-    parts = [(f"{name}.", part) for name, hint in get_type_hints(RunConfig).items() for part in parts_of(hint)]
-    parts = [(name, part) for name, part in parts if name != "agent." or not agent or part is AGENT_CONFIGS[agent]]
-    for prefix, cls in [("", RunConfig), *parts]:
+
+    def parts(cls: type, prefix: str = ""):
+        yield prefix, cls
+        for name, hint in get_type_hints(cls).items():
+            for part in parts_of(hint):
+                if f"{prefix}{name}" != "agent" or not agent or part is AGENT_CONFIGS[agent]:
+                    yield from parts(part, f"{prefix}{name}.")
+
+    for prefix, cls in parts(RunConfig):
         body = [line for base in reversed(cls.__mro__[:-1]) for line in classes[base.__name__].body]
         for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):

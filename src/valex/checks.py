@@ -105,6 +105,8 @@ def _check_model(config: RunConfig) -> None:
         return
     if model.name == "grid" and config.actor.horizon > 0:
         raise ConfigError("actor.horizon: no gradient flows through the flags of model.name grid; set actor.horizon 0")
+    if model.name == "grid" and model.spectral.layers != "none":
+        raise ConfigError("model.spectral.layers: grid has none to normalise; set model.name ensemble, or layers none")
     if not model.hidden:
         raise ConfigError("model.hidden: () is empty; give one or more widths, each at least 1")
     elites = model.num_models if model.num_elites is None else model.num_elites

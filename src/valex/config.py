@@ -17,6 +17,7 @@ from valex.settings import (
     EvalConfig,
     ModelConfig,
     RunConfig,
+    SpectralConfig,
     StoreConfig,
     TD3Config,
     TrainConfig,
@@ -114,7 +115,8 @@ def _canonical_model(model: ModelConfig) -> ModelConfig:
     """Return the settings of a dynamics model without those of the others."""
     if model.name in LEARNED:
         elites = None if model.num_elites == model.num_models else model.num_elites
-        model = replace(model, noise=0.0, bias=0.0, num_elites=elites)
+        spectral = SpectralConfig() if model.spectral.layers == "none" else model.spectral
+        model = replace(model, noise=0.0, bias=0.0, num_elites=elites, spectral=spectral)
         return replace(model, **CADENCE) if model.schedule == "released" else model
     if model.name == "noisy_oracle":
         return ModelConfig(name=model.name, noise=model.noise, bias=model.bias)

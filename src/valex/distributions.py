@@ -29,6 +29,16 @@ def tanh_normal_sample(key: Array, mean: Array, std: Array) -> ActionSample:
     return ActionSample(jnp.tanh(latent), tanh_normal_log_prob(mean, std, latent), latent)
 
 
+def tanh_normal_redraw(mean: Array, std: Array, latent: Array) -> ActionSample:
+    """Return the draw that gave `latent`, its noise (u - mean) / std held constant: u = mean + std sg[noise], a = tanh(u).
+
+    The values are those of `latent`, the derivatives those of a draw. Shapes as above.
+    """
+    noise = jax.lax.stop_gradient((latent - mean) / std)
+    latent = mean + std * noise
+    return ActionSample(jnp.tanh(latent), tanh_normal_log_prob(mean, std, latent), latent)
+
+
 def tanh_normal_mode(mean: Array) -> ActionSample:
     """Return the deterministic action tanh(mean); its log-probability is 0 by convention."""
     return ActionSample(jnp.tanh(mean), jnp.zeros(mean.shape[:-1]), mean)

@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from valex.settings import (
     Activation,
+    Cap,
     CriticAgg,
     Density,
     Estimator,
+    Layers,
     MemberAgg,
     Policy,
     Propagation,
@@ -44,6 +46,8 @@ CHOICES = {
     "actor.estimator": get_args(Estimator),
     "model.name": tuple(MODELS),
     "model.activation": get_args(Activation),
+    "model.spectral.layers": get_args(Layers),
+    "model.spectral.cap": get_args(Cap),
     "model.propagation": get_args(Propagation),
     "model.termination": get_args(Termination),
     "model.schedule": get_args(Schedule),
@@ -86,6 +90,7 @@ RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of eac
     "model.num_models": (1, 64, True, True),
     "model.num_elites": (1, 64, True, True),
     "model.hidden": (1, 16_384, True, True),
+    "model.spectral.coefficient": (0, math.inf, False, False),
     "model.lr": (0, math.inf, False, False),
     "model.batch_size": (1, 10**6, True, True),
     "model.grad_clip": (0, math.inf, False, False),

@@ -17,6 +17,7 @@ class Network(NamedTuple):
 
     init: Callable[[Array], PyTree]  # (key) -> params
     apply: Callable  # (params, *inputs) -> output
+    refresh: Callable = lambda params: params  # (params) -> params after an optimiser's step
 
 
 ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu}

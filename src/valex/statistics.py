@@ -137,6 +137,22 @@ def paired_bootstrap(
     return stratified_bootstrap(differences, statistic, confidence, seed=seed, expanded=expanded)
 
 
+def jackknife(value: np.ndarray, left_out: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Return a statistic with its delete-one jackknife interval; value [...], left_out [C, ...] without each of C parts.
+
+        value +- t_{C-1} sqrt( (C - 1) / C sum_c (left_out_c - mean)^2 )
+
+    NaN where fewer than two parts leave nothing to compare. Source: Efron and Tibshirani 1993, chapter 11.
+    """
+    value, left_out = np.asarray(value, float), np.asarray(left_out, float)
+    count = len(left_out)
+    if count < 2:
+        return Interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
+    error = np.sqrt((count - 1) / count * np.sum((left_out - np.mean(left_out, axis=0)) ** 2, axis=0))
+    reach = special.stdtrit(count - 1, 0.5 * (1.0 + confidence)) * error
+    return Interval(value, value - reach, value + reach)
+
+
 def superiority(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return mean_{ij} [1(x_i > y_j) + 1/2 1(x_i = y_j)] over the last axes of x [..., n], y [..., m]."""
     x, y = np.asarray(x, float)[..., :, None], np.asarray(y, float)[..., None, :]

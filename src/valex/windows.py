@@ -21,36 +21,52 @@ class Rollout(NamedTuple):
 
     obs: Array  # [H + 1, B, obs_dim] s_0 .. s_H
     action: Array  # [H, B, act_dim] a_0 .. a_{H-1}
+    latent: Array  # [H, B, act_dim] as in ActionSample
     log_prob: Array  # [H, B] log pi(a_t | s_t)
     reward: Array  # [H, B] r_t
     terminated: Array  # [H, B] bool
 
 
-def rollout(
-    model: Model, params: PyTree, act: Callable, key: Array, start: tuple[Array, PyTree, Array], horizon: int
-) -> Rollout:
-    """Follow `act` for `horizon` steps of the model from start = (obs [B, obs_dim], model_state, alive [B] bool).
+def make_step(model: Model, params: PyTree, act: Callable, start: tuple[Array, PyTree, Array]) -> Callable:
+    """Build (carry, (key, given)) -> (carry, row of a `Rollout`): one step of a rollout; carry is shaped like `start`.
 
-    Once a row has terminated it is stepped from its start state and its outputs are replaced by constants: masking
-    with the discount alone would leave 0 * inf = NaN in the backward pass. The step is rematerialised in the backward
-    pass, which cuts the memory of long differentiable rollouts.
+    act: (key, obs) -> ActionSample, or (key, obs, given) where `given` is not None. Once a row has terminated it is stepped
+    from its start state and its outputs are replaced by constants: masking with the discount alone would leave 0 * inf = NaN
+    in the backward pass. The step is rematerialised there, which cuts the memory of long differentiable rollouts.
     """
-    start_obs, start_state, start_alive = start
+    start_obs, start_state, _ = start
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def step(carry, step_key):
-        obs, state, alive = carry
+    def step(carry, at):
+        (obs, state, alive), (step_key, given) = carry, at
         act_key, model_key = jax.random.split(step_key)
-        sample = act(act_key, obs)
+        sample = act(act_key, obs) if given is None else act(act_key, obs, given)
         state, out = model.step(params, model_key, tree_where(alive, state, start_state), sample.action)
         reward = jnp.where(alive, out.reward, 0.0)
         terminated = alive & out.terminated
         alive = alive & ~out.terminated
         next_obs = tree_where(alive | terminated, out.obs, start_obs)
-        return (next_obs, state, alive), (next_obs, sample.action, sample.log_prob, reward, terminated)
+        return (next_obs, state, alive), (next_obs, *sample, reward, terminated)
 
-    _, (obs, action, log_prob, reward, terminated) = jax.lax.scan(step, start, jax.random.split(key, horizon))
-    return Rollout(jnp.concatenate([start_obs[None], obs]), action, log_prob, reward, terminated)
+    return step
+
+
+def rollout(
+    model: Model,
+    params: PyTree,
+    act: Callable,
+    key: Array,
+    start: tuple[Array, PyTree, Array],
+    horizon: int,
+    inputs: PyTree = None,
+) -> Rollout:
+    """Follow `act` for `horizon` steps of the model from start = (obs [B, obs_dim], model_state, alive [B] bool).
+
+    act: (key, obs) -> ActionSample; with `inputs`, leaves [H, ...], it takes those of its step as a third argument.
+    """
+    step = make_step(model, params, act, start)
+    _, (obs, action, log_prob, latent, *ends) = jax.lax.scan(step, start, (jax.random.split(key, horizon), inputs))
+    return Rollout(jnp.concatenate([start[0][None], obs]), action, latent, log_prob, *ends)
 
 
 def real_row(first: Transition, gamma: float) -> tuple[Array, Array]:

@@ -13,7 +13,8 @@ from valex.models import ensemble, fitting
 from valex.models.ensemble import make_ensemble
 from valex.models.learned import draw_slots, steps_due
 from valex.models.termination import learned_termination, termination_loss
-from valex.settings import ModelConfig
+from valex.settings import ModelConfig, SpectralConfig
+from valex.spectral import Vectors, sigma
 from valex.types import Transition
 
 SMALL = ModelConfig("ensemble", num_models=3, hidden=(32, 32), lr=3e-3, batch_size=64, pretrain_steps=600)
@@ -412,3 +413,14 @@ def test_a_grid_is_refused_by_name():
     env = make_linear()
     with pytest.raises(ValueError, match="model.name: .*grid"):
         make_ensemble(env._replace(spec=env.spec._replace(grid=(1, 1, 2))), SMALL)
+
+
+def test_layers_that_are_normalised_stay_so_while_they_learn():
+    """After training every normalised layer is used with a largest singular value of 1, and the system is found all the same."""
+    model, params, _ = fitted(replace(SMALL, spectral=SpectralConfig("paper", coefficient=2.0)), rows())
+    net, vectors = params.members.net["net"], params.members.net["vectors"]
+    assert set(net) - set(vectors) == {max(net)}  # all layers but the last
+    for name, found in vectors.items():
+        exact = np.linalg.svd(np.asarray(net[name]["kernel"]), compute_uv=False).max(-1)
+        np.testing.assert_allclose(sigma(net[name]["kernel"], Vectors(*found)), exact, rtol=0.05)
+    assert errors(model, params) < 0.15

@@ -103,6 +103,10 @@ def bootstrap(
         mean, std = learner.policy.apply(params.actor, norm(obs))
         return distributions.tanh_normal_log_prob(mean, std, latent)
 
+    def redraw(obs: Array, latent: Array) -> ActionSample:
+        mean, std = learner.policy.apply(params.actor, norm(obs))
+        return distributions.tanh_normal_redraw(mean, jax.lax.stop_gradient(std), latent)
+
     def released_log_rho(obs: Array) -> Array:
         std = learner.policy.apply(params.actor, norm(obs))[1]
         return jnp.sum(jnp.log(RELEASED_STD) - jnp.log(std), axis=-1)
@@ -117,7 +121,7 @@ def bootstrap(
         return q(obs, act(key, obs).action)
 
     own_log_rho = released_log_rho if learner.density == "released" else None
-    return Bootstrap(act, log_prob, value, jnp.zeros_like, q, heads, own_log_rho)
+    return Bootstrap(act, log_prob, value, jnp.zeros_like, q, heads, own_log_rho, redraw)
 
 
 def make_learner(config: DDPGConfig, spec: EnvSpec) -> Learner:

@@ -62,6 +62,10 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
         mean, std = policy.apply(actor, norm(obs))
         return distributions.tanh_normal_log_prob(mean, std, latent)
 
+    def redraw(obs: Array, latent: Array) -> ActionSample:
+        mean, std = policy.apply(actor, norm(obs))
+        return distributions.tanh_normal_redraw(mean, std, latent)
+
     def bonus(log_prob: Array) -> Array:
         return -alpha * log_prob
 
@@ -75,7 +79,7 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
         sample = act(key, obs)
         return q(obs, sample.action) + bonus(sample.log_prob)
 
-    return Bootstrap(act, log_prob, value, bonus, q, heads)
+    return Bootstrap(act, log_prob, value, bonus, q, heads, redraw=redraw)
 
 
 def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:

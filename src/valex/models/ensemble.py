@@ -19,6 +19,7 @@ from valex.models.learned import Ensemble, make_learned
 from valex.models.termination import known_termination, learned_termination, termination_loss
 from valex.networks import Network, action_features, stacked_mlps
 from valex.settings import ModelConfig
+from valex.spectral import spectral_norm
 from valex.types import Array, Env, EnvSpec, Model, Opinions, PyTree, StepOut, Transition
 
 LOG_VARIANCE_BOUNDS = (-10.0, 0.5)  # where the learned bounds start, in squared units of the prediction
@@ -81,6 +82,7 @@ def make_nets(spec: EnvSpec, config: ModelConfig) -> Nets:
         return stacked_mlps(width, config.hidden, outputs, config.num_models, config.activation)
 
     dynamics = build((spec.obs_dim + 1) * (1 if config.deterministic else 2))
+    dynamics = spectral_norm(dynamics, config.spectral, "model")
     return Nets(dynamics, build(1) if config.termination == "learned" else None)
 
 
@@ -167,8 +169,11 @@ def make_kind(env: Env, config: ModelConfig) -> Kind:
             return 0.0
         return BOUNDS_WEIGHT * jnp.sum((members.upper - members.lower) * (units.scale > 0.0), axis=-1)
 
+    def refresh(members: Members) -> Members:
+        return members._replace(net=nets.dynamics.refresh(members.net))
+
     init = partial(init_members, nets, obs_dim=spec.obs_dim, config=config)
-    return Kind(True, True, init, units, read, say, outcome, believe, spread, judge, penalty)
+    return Kind(True, True, init, units, read, say, outcome, believe, spread, judge, penalty, refresh)
 
 
 def make_ensemble(env: Env, config: ModelConfig) -> Model:

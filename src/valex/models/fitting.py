@@ -37,6 +37,7 @@ class Kind(NamedTuple):
     spread: Callable  # (params, std of the members' means [..., obs_dim]) -> [...] in typical one-step changes
     judge: Callable  # (members, z [N, B, obs_dim], row, units) -> (next z, loss [N, B], squared error [N, B])
     penalty: Callable  # (members, units) -> [N], of the parameters alone
+    refresh: Callable = lambda members: members  # (members) -> members after a gradient step, see networks.Network
 
 
 class Observed(NamedTuple):
@@ -148,12 +149,14 @@ class Fit(NamedTuple):
     grad_norm: Array  # [N]
 
 
-def make_fit(losses: Callable, tx: optax.GradientTransformation, config: ModelConfig) -> tuple[Callable, Callable]:
-    """Build (fit, holdout_mse) from losses(members, Observed, units) -> (loss [N], mean squared one-step error [N]).
+def make_fit(kind: Kind, tx: optax.GradientTransformation, config: ModelConfig) -> tuple[Callable, Callable]:
+    """Build (fit, holdout_mse) for the members of a kind.
 
     fit(members, opt, data, key, n) -> Fit after up to n gradient steps on data = (replay, units, salt); n is traced.
     holdout_mse(members, data, key) -> [N] mean squared one-step error on what is held out, inf as long as nothing is.
     """
+
+    losses = make_losses(kind, config)
 
     def holdout_mse(members: PyTree, data: tuple, key: Array) -> Array:
         replay, units, salt = data
@@ -175,7 +178,7 @@ def make_fit(losses: Callable, tx: optax.GradientTransformation, config: ModelCo
         shrink = jnp.minimum(1.0, config.grad_clip / jnp.maximum(norm, 1e-12))
         grads = jax.tree.map(lambda g: g * shrink.reshape(-1, *(1,) * (g.ndim - 1)), grads)
         updates, opt = jax.vmap(tx.update)(grads, state.opt, state.members)
-        members = optax.apply_updates(state.members, updates)
+        members = kind.refresh(optax.apply_updates(state.members, updates))
         return state._replace(members=members, opt=opt, loss=loss, mse=mse, grad_norm=norm, steps=state.steps + 1)
 
     def check(state: Fit, data: tuple, key: Array) -> Fit:

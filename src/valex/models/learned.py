@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from valex import normalize
-from valex.models.fitting import Kind, make_fit, make_losses
+from valex.models.fitting import Kind, make_fit
 from valex.replay import Replay
 from valex.settings import ModelConfig
 from valex.types import Array, EnvSpec, Model, Opinions, PyTree, StepOut, Transition
@@ -164,7 +164,7 @@ def steps_due(params: Ensemble, replay: Replay, config: ModelConfig) -> tuple[Ar
 
 def make_update(kind: Kind, tx: optax.GradientTransformation, config: ModelConfig) -> Callable:
     """Build (Ensemble, key, replay) -> (Ensemble, metrics), called once per collection step; see `steps_due`."""
-    fit, holdout_mse = make_fit(make_losses(kind, config), tx, config)
+    fit, holdout_mse = make_fit(kind, tx, config)
 
     def update(params: Ensemble, key: Array, replay: Replay) -> tuple[Ensemble, dict[str, Array]]:
         """Take the gradient steps that are due, judge members on what is held out, and keep the metrics of the last phase."""

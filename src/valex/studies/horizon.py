@@ -109,7 +109,7 @@ PARTICLES = 8
 
 
 def quick_particles() -> list[RunConfig]:
-    """Return critic expansion with one rollout for each target and with the mean of eight: an eighth of the variance of H steps."""
+    """Return critic expansion with one rollout for each target and with the mean of eight: an eighth of the variance."""
     one = grid(quick_base(), {CE: QUICK_HORIZONS}, QUICK_SEEDS, QUICK_HORIZONS)
     many = [replace(c, critic=replace(c.critic, particles=PARTICLES)) for c in one if c.critic.horizon]
     return one + many

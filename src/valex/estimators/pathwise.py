@@ -1,0 +1,101 @@
+"""The value of a policy along a model as a function of the policy's parameters, and its derivatives through the model.
+
+What the modes mean: `per_sample.py`. There is no other rollout than that of `windows.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from valex.models.fitting import same_episode
+from valex.models.segments import along_segment
+from valex.targets import H_STEP
+from valex.types import ActionSample, Array, Model, PyTree, ReturnInputs, Transition
+from valex.windows import Rollout, from_model, rollout
+
+
+class Chain(NamedTuple):
+    """What a value is made of as a function of the policy's parameters theta."""
+
+    view: Callable  # (theta) -> Bootstrap: policy, critic and bonus; the critic's parameters are constants
+    model: Model  # dynamics and reward
+    params: PyTree  # of the model
+    gamma: float  # discount per step
+
+
+class Path(NamedTuple):
+    """One rollout, ready to be folded."""
+
+    path: Rollout
+    last: ActionSample  # a_h, leaves [B, ...]
+    window: ReturnInputs  # [h + 1, B]; row 0 is empty, row 1 + i is step i
+
+
+def one_by_one(starts: Transition, mode: str) -> Transition:
+    """Return B batches of one row each, leaves [B, 1, ...]; of segments [T, B, ...] leaves [B, T, 1, ...]."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None] if mode == "dr" else x[:, None], starts)
+
+
+def pathwise_value(
+    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str, calls: Array | None = None
+) -> Array:
+    """Return the mean of V_h over rows [B, ...] (segments [h + 1, B, ...] of `dr`), with the gradient that `mode` says.
+
+    calls [h + 1]: share of the gradient that every call of the policy lets through to theta; None: all of it.
+    """
+    if mode == "first_action":
+        calls = jnp.zeros(horizon + 1).at[0].set(1.0)
+    window = follow(theta, chain, start, key, horizon, mode, calls).window
+    return jnp.mean(H_STEP.fold(window, horizon, 1.0))
+
+
+def action_grads(theta: PyTree, chain: Chain, starts: Transition, keys: Array, horizon: int) -> PyTree:
+    """Return the dp gradient by the call of the policy that it goes through, leaves [B, h + 1, ...]; they add up to dp."""
+
+    def grad(row: Transition, key: Array, calls: Array) -> PyTree:
+        return jax.grad(pathwise_value)(theta, chain, row, key, horizon, "dp", calls)
+
+    each = jax.vmap(grad, in_axes=(None, None, 0))
+    return jax.vmap(each, in_axes=(0, 0, None))(one_by_one(starts, "dp"), keys, jnp.eye(horizon + 1))
+
+
+def follow(
+    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str = "dp", calls: Any = None
+) -> Path:
+    """Roll out h steps from rows [B, ...], or along segments [h + 1, B, ...]; `calls` as in `pathwise_value`."""
+    start_key, path_key, last_key = jax.random.split(key, 3)
+    real, model, first, inside = mode == "dr", chain.model, start, None
+    if real:
+        model, first, inside = along_segment(model, start), jax.tree.map(lambda x: x[0], start), same_episode(start)
+
+    def act(key: Array, obs: Array, given: tuple | None = None) -> ActionSample:
+        share, latent, own = given or (None, None, None)
+        partly = lambda x: x if share is None else share * x + (1.0 - share) * jax.lax.stop_gradient(x)  # noqa: E731
+        boot = chain.view(jax.tree.map(partly, theta))
+        sample = boot.act(key, jax.lax.stop_gradient(obs) if mode == "detach" else obs)
+        if latent is None or own is None or boot.redraw is None:  # without redraw per_sample_grads has refused
+            return sample
+        redrawn = boot.redraw(obs, latent)  # past the end of the episode there is no noise to infer
+        return jax.tree.map(lambda a, b: jnp.where(own.reshape(-1, *(1,) * (a.ndim - 1)) > 0, a, b), redrawn, sample)
+
+    given = None if calls is None and not real else (calls, start.latent if real else None, inside)
+    at = lambda i: None if given is None else jax.tree.map(lambda x: x[i], given)  # noqa: E731
+    state = model.start(chain.params, start_key, first.obs, first.sim_state)
+    alive = jnp.ones(first.obs.shape[0], bool)
+    path = rollout(model, chain.params, act, path_key, (first.obs, state, alive), horizon, at(slice(horizon)))
+    last, boot = act(last_key, path.obs[-1], at(horizon)), chain.view(theta)
+
+    def value(key: Array, obs: Array) -> Array:
+        """Return V of the last states by the last action; of all states, where a segment may end before, by own ones."""
+        sample = (
+            last if obs.ndim == path.obs.ndim - 1 else jax.vmap(act)(jax.random.split(key, horizon + 1), obs, given)
+        )
+        return boot.q(obs, sample.action) + boot.bonus(sample.log_prob)
+
+    zero = jnp.zeros(first.obs.shape[0])
+    trusted = inside[:horizon] if inside is not None else None
+    boot_here = boot._replace(value=value)
+    window = from_model(boot_here, last_key, path, (zero, zero + 1.0), chain.gamma, (H_STEP, "plain"), trusted)
+    return Path(path, last, window)
