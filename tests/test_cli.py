@@ -493,3 +493,40 @@ def test_an_environment_that_computes_while_it_is_built(monkeypatch):
     monkeypatch.setattr(tiny, "make_reading", make_reading, raising=False)
     monkeypatch.setitem(tables.ENVS, "pendulum", tables.Entry("tiny:make_reading", "reads"))
     assert train().code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "ddqn", "--env.difficulty_ramping", "maybe"), "'maybe' for argument '--env.difficulty_ramping'"),
+        (("train", "ddqn", "--agent.dueling", "2"), "'2' for argument '--agent.dueling'"),
+        (("train", "ddqn", "--env.sticky_actions", "foo"), "'foo' is neither None nor a number"),
+        (("train", "sac-ae", "--env.name", "minatar-breakout"), "agent.name: sac needs continuous actions"),
+        (("train", "sac-mve", "--env.name", "minatar-breakout"), "agent.name: sac needs continuous actions"),
+        (("train", "model", "--env.name", "minatar-breakout"), "model-grid"),
+        (("study", "discrete-horizon", "--agents", "ddqn"), "leave --agents out"),
+    ],
+)
+def test_the_first_thing_that_does_not_fit_is_named(words, said, tmp_path):
+    found = valex(*words, "--out", str(tmp_path / "runs"))
+    assert found.code == 2 and said in found.err and found.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_that_cannot_be_written_names_the_folder(tmp_path, monkeypatch):
+    from valex.report import html
+
+    def refuse(root, out):
+        raise PermissionError(13, "Permission denied", "report/results.csv")
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text("{}")
+    monkeypatch.setattr(html, "make_report", refuse)
+    found = valex("report", str(tmp_path))
+    assert found.code == 2 and "out: report/results.csv cannot be written" in found.err
+
+
+def test_a_plan_names_the_learner_where_there_are_several():
+    lines = valex("study", "horizon", "--preset", "smoke", "--agents", "sac,td3", "--dry-run").out.splitlines()
+    assert any(line.startswith("pendulum · SAC") for line in lines)
+    assert any(line.startswith("pendulum · TD3") for line in lines)

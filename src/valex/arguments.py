@@ -108,8 +108,6 @@ def normalize_arguments(arguments: list[str]) -> list[str]:
             name = argument = f"--{name}"
         new = _field(name) if equals else _field(argument)
         if new is None:
-            if pending and field in _FLAGS and not _is_word(field, argument):
-                result.append("True")
             result += _values(field, argument)
             pending = False
             continue
@@ -151,6 +149,10 @@ def one_line(box: str, prog: str) -> str:
     message = " ".join(rows[:rule]) or box.strip().replace("\n", " ")
     message = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", message)
     message = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", message)
+    neither = re.search(r"no type matching \{None\}\|(\w+) could be instantiated from \['(.*?)'\]", message)
+    if neither:
+        kind = {"INT": "a whole number", "FLOAT": "a number"}.get(neither[1], "a value")
+        message = f"{message[: neither.start()]}'{neither[2]}' is neither None nor {kind}"
     options = [row for row in rows[rule:] if row.startswith("--")]
     if message.startswith("Unrecognized"):
         flag = message.split(":", 1)[-1].split(",")[0].strip()

@@ -171,7 +171,9 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 def study(arguments: list[str]) -> int:
     """valex study NAME."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: valex study NAME [--preset smoke|quick|paper] [--out DIR] [--workers N] [--dry-run]\n")
+        print(
+            "usage: valex study NAME [--preset smoke|quick|paper] [--agents A,B] [--out DIR] [--workers N] [--dry-run]\n"
+        )
         width = max(map(len, STUDIES))
         print("\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in STUDIES.items()))
         return 0 if arguments else 2
@@ -186,7 +188,9 @@ def study(arguments: list[str]) -> int:
 
     if wrong := [name for name in command.agents if name not in chosen.agents]:
         raise UsageError(
-            f"agents: {wrong[0]!r} is none of this study's ({', '.join(chosen.agents) or 'it has no choice'})"
+            f"agents: {wrong[0]!r} is none of this study's; choose among {', '.join(chosen.agents)}"
+            if chosen.agents
+            else f"agents: {name} has no choice of learners; leave --agents out"
         )
     configs = [check(config) for config in with_learners(chosen, command.preset, dict.fromkeys(command.agents))]
     root = options.out or Path("runs") / f"{name}-{command.preset}"
@@ -244,6 +248,10 @@ def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
 
     try:
         text, page = html.make_report(root, out)
+    except PermissionError as error:
+        raise UsageError(
+            f"out: {error.filename} cannot be written ({error.strerror}); name a folder with --out"
+        ) from error
     except html.NoRunsError as error:
         raise UsageError(f"root: every run in {root} is damaged; delete them and train again") from error
     return text, page.resolve()

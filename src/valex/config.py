@@ -58,6 +58,12 @@ PRESETS = {
     "ddqn-retrace": replace(MINATAR, critic=RETRACE),
     "ddqn-nstep": replace(MINATAR, critic=CriticConfig(rule="h_step", source="replay", horizon=2)),
     "model": RunConfig(model=LEARNED["ensemble"], train=TrainConfig(utd=0)),
+    "model-grid": replace(  # all of its actions are random: there is no policy to follow
+        MINATAR,
+        agent=DDQNConfig(epsilon_start=1.0, epsilon_end=1.0),
+        model=LEARNED["grid"],
+        train=replace(MINATAR.train, utd=0),
+    ),
 }
 
 PRESET_SUMMARIES = {
@@ -83,6 +89,7 @@ PRESET_SUMMARIES = {
     "ddqn-retrace": "DDQN with Retrace, for the greedy policy the cut of Watkins",
     "ddqn-nstep": "DDQN with uncorrected 3-step returns",
     "model": "train the dynamics model alone, on random data",
+    "model-grid": "the same for the grid of a MinAtar game",
 }
 
 

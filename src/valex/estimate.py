@@ -18,6 +18,7 @@ from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape
 from valex.replay import num_bytes
 from valex.settings import LEARNED, ActorConfig, CriticConfig, ModelConfig, RunConfig, TrainConfig, needs_model
+from valex.studies.cells import make_tasks, task_of
 from valex.studies.naming import arm, arm_name, shared_training
 from valex.train import Parts, collect, empty_replay, make_parts
 
@@ -159,15 +160,18 @@ def readable(seconds: float) -> str:
 def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
     """Print one line per cell with its seeds and estimated time, and the total over the workers of this machine."""
     cells: dict[tuple, list[RunConfig]] = {}
-    shared = shared_training(configs)
+    shared, tasks = shared_training(configs), {task: name for name, task in make_tasks(configs).items()}
     for group in groups(configs, vmap_seeds=False):
         config = group[0]
-        cells.setdefault((config.env.name, arm(config, shared), horizon(config), shape(config)), []).append(config)
+        cells.setdefault((tasks[task_of(config)], arm(config, shared), horizon(config), shape(config)), []).append(
+            config
+        )
     shapes: dict[tuple, Costs | str] = {}
     total, unknown, programs = 0.0, 0, set()
     names = {key: arm_name(key, {other for _, other, *_ in cells}) for _, key, *_ in cells}
     width = max(map(len, names.values()))
-    print(f"{'environment':18} {'arm':{width}} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
+    wide = max(18, *map(len, tasks.values()))
+    print(f"{'environment':{wide}} {'arm':{width}} {'H':>3} {'seeds':>5} {'finished':>8} {'one run':>10}")
     for (env, key, h, _), runs in cells.items():
         config, name = runs[0], f"{names[key]:{width}}"
         kind = (config.env, config.agent, cost_of(config), config.train.batch_size, config.train.num_envs)
@@ -183,12 +187,12 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
         )
         if isinstance(measured, str):
             unknown += len(runs) - done
-            print(f"{env:18} {name} {h:3d} {len(runs):5d} {done:8d} {'unknown':>10}  {measured}")
+            print(f"{env:{wide}} {name} {h:3d} {len(runs):5d} {done:8d} {'unknown':>10}  {measured}")
             continue
         programs |= {shape(c) for c in runs} if done < len(runs) else set()
         seconds = run_seconds(config, measured)
         total += seconds * (len(runs) - done)
-        print(f"{env:18} {name} {h:3d} {len(runs):5d} {done:8d} {readable(seconds):>10}")
+        print(f"{env:{wide}} {name} {h:3d} {len(runs):5d} {done:8d} {readable(seconds):>10}")
     count = sum(map(len, cells.values()))
     spread = processes(workers)
     rest = f"; {unknown} runs could not be measured" if unknown else ""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from valex import distributions, evaluate
 from valex import replay as replays
+from valex.agents.common import need_actions
 from valex.diagnostics.gradients import per_sample_statistics
 from valex.envs.base import VecState, make_env, reset_batch, step_batch
 from valex.expansion import make_expansion
@@ -60,6 +61,7 @@ def make_parts(config: RunConfig) -> Parts:
     env = make_env(config.env)
     if env.spec.num_actions and config.train.warmup_noise == "ou":
         raise ValueError(f"train.warmup_noise: the actions of {env.spec.name} are discrete; set it to uniform")
+    need_actions(env.spec, config.agent)
     model = load(MODELS, config.model.name)(env, config.model) if needs_model(config) else None
     expansion = make_expansion(config.critic, config.actor, config.gamma, model)
     agent = load(AGENTS, config.agent.name)(config.agent, env.spec, expansion)

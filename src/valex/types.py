@@ -87,7 +87,9 @@ class Bootstrap(NamedTuple):
     q: Callable  # (obs, action) -> q                              as the agent aggregates its critics
     heads: Callable  # (obs, action) -> q [C, ...]                 every critic by itself: critic_agg, STEVE
     own_log_rho: Callable | None = None  # (obs) -> log pi/mu on the agent's own model rollouts; None: 0, on-policy
-    redraw: Callable | None = None  # (obs, latent) -> ActionSample: what gave latent, its noise held; None: not to be had
+    redraw: Callable | None = (
+        None  # (obs, latent) -> ActionSample: what gave latent, its noise held; None: not to be had
+    )
 
 
 class CriticRows(NamedTuple):

@@ -12,17 +12,20 @@ from valex import normalize
 from valex.expansion import Expansion
 from valex.losses import gradient_norm, gradient_param_std, td_loss
 from valex.networks import Network
-from valex.settings import LearnerConfig
+from valex.settings import DDQNConfig, LearnerConfig
 from valex.targets import target_metrics
 from valex.types import Array, CriticRows, EnvSpec, PyTree, Transition
 
 
-def need_continuous(spec: EnvSpec, name: str) -> None:
-    """Raise ValueError if the actions of `spec` are discrete."""
-    if spec.num_actions:
+def need_actions(spec: EnvSpec, config: LearnerConfig) -> None:
+    """Raise ValueError if the actions of `spec` are not of the kind that the learner takes."""
+    if spec.num_actions and not isinstance(config, DDQNConfig):
         raise ValueError(
-            f"agent.name: {name} needs continuous actions, {spec.name} has {spec.num_actions} discrete ones; take ddqn"
+            f"agent.name: {config.name} needs continuous actions, {spec.name} has {spec.num_actions} discrete ones; take a "
+            "preset of ddqn, or model-grid for a model alone"
         )
+    if not spec.num_actions and isinstance(config, DDQNConfig):
+        raise ValueError(f"agent.name: ddqn needs discrete actions, those of {spec.name} are continuous; take sac")
 
 
 def first_rows(batch: Transition) -> Transition:

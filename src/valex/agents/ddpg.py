@@ -27,7 +27,7 @@ from valex.agents.common import (
     make_actor_grads,
     make_actor_loss,
     make_observations,
-    need_continuous,
+    need_actions,
     smallest,
 )
 from valex.expansion import Expansion
@@ -126,7 +126,7 @@ def bootstrap(
 
 def make_learner(config: DDPGConfig, spec: EnvSpec) -> Learner:
     """Build what DDPG and TD3 share. Raises ValueError if the actions of `spec` are discrete."""
-    need_continuous(spec, config.name)
+    need_actions(spec, config)
     policy = deterministic_actor(spec, config)
     q = critic_ensemble(spec.obs_dim, spec.act_dim, config.hidden, config.num_critics)
     actor_tx, critic_tx = optax.adam(config.actor_lr), optax.adam(config.critic_lr)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from valex import distributions, normalize
-from valex.agents.common import critic_step, make_observations, smallest
+from valex.agents.common import critic_step, make_observations, need_actions, smallest
 from valex.expansion import Expansion
 from valex.networks import Network, q_ensemble
 from valex.settings import DDQNConfig
@@ -90,8 +90,7 @@ def bootstrap(q_network: Network, nets: tuple[PyTree, PyTree], norm: Callable, c
 
 def make_ddqn(config: DDQNConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     """Build DDQN for `spec`. Raises ValueError if the actions of `spec` are continuous."""
-    if not spec.num_actions:
-        raise ValueError(f"agent.name: ddqn needs discrete actions, those of {spec.name} are continuous; take sac")
+    need_actions(spec, config)
     q_network = q_ensemble(spec, config.filters, config.hidden, config.num_critics, config.dueling)
     tx, seen = optax.adam(config.critic_lr), make_observations(config, spec)
 

@@ -24,7 +24,7 @@ from valex.agents.common import (
     make_actor_grads,
     make_actor_loss,
     make_observations,
-    need_continuous,
+    need_actions,
     smallest,
 )
 from valex.expansion import Expansion
@@ -84,7 +84,7 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
 
 def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     """Build SAC for `spec`. Raises ValueError if the actions of `spec` are discrete."""
-    need_continuous(spec, config.name)
+    need_actions(spec, config)
     policy = gaussian_actor(spec.obs_dim, spec.act_dim, config.hidden)
     q_network = critic_ensemble(spec.obs_dim, spec.act_dim, config.hidden, config.num_critics)
     actor_tx, critic_tx, alpha_tx = (optax.adam(lr) for lr in (config.actor_lr, config.critic_lr, config.alpha_lr))
