@@ -315,7 +315,7 @@ def test_all_presets_meet_at_horizon_zero():
     at_zero = {
         name: replace(c, critic=replace(c.critic, horizon=0), actor=replace(c.actor, horizon=0))
         for name, c in PRESETS.items()
-        if c.train.utd and c.critic.critic_agg == "min"  # the presets of a model train no agent; the mean of critics is another SAC
+        if c.train.utd and c.critic.critic_agg == "min"  # a model alone has no agent; mean critics are another SAC
     }
     assert len(at_zero) == len(PRESETS) - 3
     assert {canonical(config) for config in at_zero.values()} == {canonical(PRESETS[name]) for name in AGENTS}
