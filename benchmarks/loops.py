@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from common import serve
 
-from valex import device, launch
-from valex import replay as replays
+from valex import device, launch, replay as replays
 from valex.config import PRESETS
 from valex.settings import EnvConfig, RunConfig, SACConfig, TrainConfig
 from valex.train import Parts, TrainState, make_program

@@ -12,8 +12,7 @@ from typing import get_origin, get_type_hints
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from valex.checks import check
 from valex.config import PRESETS, algorithm, canonical, config_hash, from_dict, horizon, run_id, to_dict

@@ -89,7 +89,8 @@ def test_pendulum_swing_up(preset, offset):
     """Every preset swings the pendulum up: a mean return above -250 over 3 seeds (random: about -1200).
 
     Once on the task as it is and once with rewards shifted so that returns lie around 0 (docs/results/reward_offset.md).
-    Learned models have the nets of the quick studies. TD3 moves actor and targets at every other update and gets twice the steps.
+    Learned models have the nets of the quick studies. TD3 moves actor and targets at every other update and gets twice the steps:
+    within 8,000 all of its presets but td3-ae, and td3 with shifted rewards, ended at -280 to -750 (mean of the 3 seeds).
     """
     env, agent = EnvConfig("pendulum", reward_offset=offset), replace(PRESETS[preset].agent, hidden=(64, 64))
     config = replace(PRESETS[preset], env=env, agent=agent, gamma=0.95, eval=EvalConfig(grad_samples=0))

@@ -80,6 +80,13 @@ def check_environment(config: RunConfig) -> None:
         raise ConfigError(str(error).splitlines()[0]) from error
 
 
+def unwritable(path: object, error: OSError) -> UsageError:
+    """Return what is to be said of a path that cannot be written. Raises the error again if the disk is full."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return UsageError(f"out: {path} cannot be written ({error.strerror}); name another folder with --out")
+
+
 def make_root(root: Path) -> None:
     """Make the folder of the runs. Raises UsageError if it cannot be written, OSError if the disk is full."""
     try:
@@ -88,9 +95,7 @@ def make_root(root: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UsageError(f"out: {root} cannot be written ({error.strerror}); name another folder with --out") from error
+        raise unwritable(root, error) from error
 
 
 def run_all(configs: list[RunConfig], root: Path, options: RunOptions, title: str) -> int:
@@ -248,10 +253,8 @@ def make_report(root: Path, out: Path | None) -> tuple[str, Path]:
 
     try:
         text, page = html.make_report(root, out)
-    except PermissionError as error:
-        raise UsageError(
-            f"out: {error.filename} cannot be written ({error.strerror}); name a folder with --out"
-        ) from error
+    except OSError as error:
+        raise unwritable(error.filename, error) from error
     except html.NoRunsError as error:
         raise UsageError(f"root: every run in {root} is damaged; delete them and train again") from error
     return text, page.resolve()

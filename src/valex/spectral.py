@@ -5,7 +5,7 @@
 The unit vectors u and v travel with the parameters, {"net": ..., "vectors": ...}, without gradient: an optimiser leaves them as
 they are, and `Network.refresh` moves them by one power iteration once per UPDATE, however often the net is applied. sigma depends
 on W and is differentiated: the gradient of W / sigma has the projection u v'. Biases are left alone. Sources: Miyato et al. 2018
-(arXiv 1802.05957); which layers: 2310.19927, whose text (`paper`) and release differ (deviation D28).
+(arXiv 1802.05957); which layers: 2310.19927, whose text (`paper`) and release differ (deviation D29).
 """
 
 from typing import Any, NamedTuple

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from valex import distributions, evaluate
-from valex import replay as replays
+from valex import distributions, evaluate, replay as replays
 from valex.agents.common import need_actions
 from valex.diagnostics.gradients import per_sample_statistics
 from valex.envs.base import VecState, make_env, reset_batch, step_batch

@@ -65,8 +65,13 @@ def rollout(
     act: (key, obs) -> ActionSample; with `inputs`, leaves [H, ...], it takes those of its step as a third argument.
     """
     step = make_step(model, params, act, start)
-    _, (obs, action, log_prob, latent, *ends) = jax.lax.scan(step, start, (jax.random.split(key, horizon), inputs))
-    return Rollout(jnp.concatenate([start[0][None], obs]), action, latent, log_prob, *ends)
+    return as_rollout(start[0], jax.lax.scan(step, start, (jax.random.split(key, horizon), inputs))[1])
+
+
+def as_rollout(start_obs: Array, rows: tuple) -> Rollout:
+    """Return the rows that `make_step` gave, leaves [H, ...], behind the observation that they began with."""
+    obs, action, log_prob, latent, *ends = rows
+    return Rollout(jnp.concatenate([start_obs[None], obs]), action, latent, log_prob, *ends)
 
 
 def real_row(first: Transition, gamma: float) -> tuple[Array, Array]:

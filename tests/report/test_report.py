@@ -16,8 +16,7 @@ from valex.report.html import preset_of, study_of, write_report
 from valex.report.palette import colour, line_of
 from valex.store import read_runs
 from valex.studies.base import Series, with_learners
-from valex.studies.combine_horizons import COMBINE_HORIZONS
-from valex.studies.combine_horizons import smoke as combine_smoke
+from valex.studies.combine_horizons import COMBINE_HORIZONS, smoke as combine_smoke
 from valex.studies.horizon import HORIZON, quick, smoke
 from valex.studies.trust_your_model import TRUST_YOUR_MODEL
 

@@ -8,7 +8,7 @@ import pytest
 import synthetic
 from synthetic import World
 
-from valex.config import expansion, horizon
+from valex.config import expansion, horizon, run_id
 from valex.statistics import iqm
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.cells import envs, make_grid
@@ -117,3 +117,9 @@ def test_a_cell_that_a_game_lacks_is_no_point():
     cells = {key: cell for key, cell in both.cells.items() if key != ("minatar-freeway", "ce", 10)}
     series = {s.colour: s for s in over_games(both._replace(cells=cells)).panels[0].series}
     assert list(series["ce"].x) == [0, 1, 3, 5] and list(series["retrace"].x) == list(HORIZONS)
+
+
+def test_the_quick_runs_are_part_of_the_longer_study():
+    """What quick has trained is not trained again, and every claim of the longer study has the cells that it needs."""
+    short, long = ({run_id(c) for c in DISCRETE_HORIZON.presets[name]()} for name in ("quick", "quick-learned"))
+    assert short < long and (len(short), len(long)) == (100, 120)

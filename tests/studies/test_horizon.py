@@ -13,6 +13,7 @@ from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, with_learner
 from valex.studies.cells import arms, auc, envs, final, horizons, make_grid, paired, return_bounds, scores
 from valex.studies.horizon import (
     HORIZON,
+    grid as make_configs,
     paper,
     quick,
     quick_base,
@@ -21,7 +22,6 @@ from valex.studies.horizon import (
     smoke,
     with_released_density,
 )
-from valex.studies.horizon import grid as make_configs
 from valex.studies.judge import POOLED, judge
 from valex.studies.naming import arm
 from valex.studies.results import as_text, results

@@ -11,8 +11,7 @@ from synthetic import World
 from valex.config import horizon, run_id
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.cells import arms, make_grid
-from valex.studies.horizon import PAPER_HORIZONS, quick_base
-from valex.studies.horizon import quick_learned as horizon_learned
+from valex.studies.horizon import PAPER_HORIZONS, quick_base, quick_learned as horizon_learned
 from valex.studies.judge import judge
 from valex.studies.naming import TRAINING, arm
 from valex.studies.results import as_text, results

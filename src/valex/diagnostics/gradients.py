@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from valex.losses import centred, gradient_norm, gradient_param_std, square_norms
 from valex.types import Agent, Array, PyTree, Transition
 
 
@@ -21,15 +22,15 @@ def per_sample_statistics(
     batch = first.reward.shape[0]
     ones = jax.tree.map(lambda x: x[:, None, None], first)  # B batches of one window of one row
     grads = jax.vmap(lambda k, b: grads_of(state, k, b, model_params))(jax.random.split(key, batch), ones)
-    flat = jnp.concatenate([g.reshape(batch, -1) for g in jax.tree.leaves(grads)], axis=1)
-    finite = jnp.all(jnp.isfinite(flat), axis=1)
+    finite = jnp.all(
+        jnp.stack([jnp.all(jnp.isfinite(g.reshape(batch, -1)), axis=1) for g in jax.tree.leaves(grads)]), axis=0
+    )
     count = jnp.sum(finite)
-    flat = jnp.where(finite[:, None], flat, 0.0)
-    mean = jnp.sum(flat, axis=0) / jnp.maximum(count, 1)
-    squares = jnp.where(finite[:, None], jnp.square(flat - mean), 0.0)
+    mean, deviations = centred(grads, finite)
+    squares = jnp.sum(square_norms(deviations))
     return {
-        "grad/actor_sample_variance": jnp.where(count > 1, jnp.sum(squares) / jnp.maximum(count - 1, 1), jnp.nan),
-        "grad/actor_param_std": jnp.std(mean),
-        "grad/actor_mean_norm": jnp.linalg.norm(mean),
+        "grad/actor_sample_variance": jnp.where(count > 1, squares / jnp.maximum(count - 1, 1), jnp.nan),
+        "grad/actor_param_std": gradient_param_std(mean),
+        "grad/actor_mean_norm": gradient_norm(mean),
         "grad/nonfinite_share": jnp.sum(~finite) / batch,
     }

@@ -1,25 +1,14 @@
-"""The likelihood-ratio gradient on the samples of a model, with its baselines, and norms of per-sample gradients."""
+"""The likelihood-ratio gradient on the samples of a model, with its baselines, and its weight beside another estimate."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from valex.estimators.pathwise import Chain, follow, one_by_one
+from valex.estimators.pathwise import Chain, Path, follow, one_by_one
+from valex.losses import covariance_trace, square_norms
 from valex.targets import H_STEP, window_returns
 from valex.types import Array, PyTree, Transition
-
-
-def square_norms(grads: PyTree) -> Array:
-    """Return |g_j|^2 of every sample, [B]."""
-    return sum((jnp.sum(jnp.square(g.reshape(g.shape[0], -1)), axis=1) for g in jax.tree.leaves(grads)), jnp.zeros(()))
-
-
-def covariance_trace(grads: PyTree) -> Array:
-    """Return the trace of the covariance of per-sample gradients, (sum_j |g_j|^2 - n |mean|^2) / (n - 1), n = B >= 2."""
-    centred = jax.tree.map(lambda g: g - jnp.mean(g, axis=0), grads)
-    squares = square_norms(centred)
-    return jnp.sum(squares) / jnp.maximum(squares.shape[0] - 1, 1)
 
 
 class Scored(NamedTuple):
@@ -32,9 +21,8 @@ class Scored(NamedTuple):
     decay: Array  # [h, B] of the step behind node i: gamma, 0 where it terminates
 
 
-def scored(theta: PyTree, chain: Chain, starts: Transition, keys: Array, horizon: int) -> Scored:
-    """Roll out every sample with its own key, and sum up what comes after each action."""
-    each = jax.vmap(lambda row, key: follow(theta, chain, row, key, horizon))(one_by_one(starts, "lr"), keys)
+def scored(each: Path, horizon: int) -> Scored:
+    """Sum up what comes after each action of the rollouts of B samples, one row each: leaves [B, T, 1, ...]."""
     flat = lambda x: jnp.moveaxis(x[:, :, 0], 0, 1)  # noqa: E731  [B, T, 1, ...] -> [T, B, ...]
     window = jax.tree.map(flat, each.window)
     returns = window_returns(window, H_STEP.trace(window, horizon, 1.0))
@@ -58,7 +46,8 @@ def likelihood_ratio_grads(
 
     baseline `optimal`: b_i = E[|score_i|^2 G_i] / E[|score_i|^2] over the other samples, for every i by itself.
     """
-    seen = scored(theta, chain, starts, keys, horizon)
+    each = jax.vmap(lambda row, key: follow(theta, chain, row, key, horizon))(one_by_one(starts, "lr"), keys)
+    seen = scored(each, horizon)
     log_prob = lambda th, obs, latent: chain.view(th).log_prob(obs, latent)  # noqa: E731
     weight = seen.discount**2
     if baseline == "optimal":
@@ -71,3 +60,10 @@ def likelihood_ratio_grads(
         return jnp.sum(factor * log_prob(theta, obs, latent))
 
     return jax.vmap(jax.grad(surrogate), in_axes=(None, 1, 1, 1))(theta, seen.obs, seen.latent, factor)
+
+
+def ivw_share(rp: PyTree, lr: PyTree) -> Array:
+    """Return the weight of `rp` that minimises the variance of the mixture: tr_lr / (tr_rp + tr_lr); 0.5 where both are 0."""
+    rp_trace, lr_trace = covariance_trace(rp), covariance_trace(lr)
+    share = lr_trace / (rp_trace + lr_trace)
+    return jnp.where(jnp.isfinite(share), share, jnp.where(jnp.isfinite(rp_trace), 0.5, 0.0))

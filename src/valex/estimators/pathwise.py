@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from valex.envs.base import tree_where
 from valex.models.fitting import same_episode
 from valex.models.segments import along_segment
 from valex.targets import H_STEP
@@ -78,24 +79,23 @@ def follow(
         if latent is None or own is None or boot.redraw is None:  # without redraw per_sample_grads has refused
             return sample
         redrawn = boot.redraw(obs, latent)  # past the end of the episode there is no noise to infer
-        return jax.tree.map(lambda a, b: jnp.where(own.reshape(-1, *(1,) * (a.ndim - 1)) > 0, a, b), redrawn, sample)
+        return tree_where(own > 0, redrawn, sample)
 
     given = None if calls is None and not real else (calls, start.latent if real else None, inside)
     at = lambda i: None if given is None else jax.tree.map(lambda x: x[i], given)  # noqa: E731
     state = model.start(chain.params, start_key, first.obs, first.sim_state)
     alive = jnp.ones(first.obs.shape[0], bool)
     path = rollout(model, chain.params, act, path_key, (first.obs, state, alive), horizon, at(slice(horizon)))
-    last, boot = act(last_key, path.obs[-1], at(horizon)), chain.view(theta)
+    if inside is None:
+        return closed(chain, theta, path, act(last_key, path.obs[-1], at(horizon)))
+    keys = jax.random.split(last_key, horizon + 1)  # of all states: a segment may end before its last row
+    return closed(chain, theta, path, jax.vmap(act)(keys, path.obs, given), inside[:horizon])
 
-    def value(key: Array, obs: Array) -> Array:
-        """Return V of the last states by the last action; of all states, where a segment may end before, by own ones."""
-        sample = (
-            last if obs.ndim == path.obs.ndim - 1 else jax.vmap(act)(jax.random.split(key, horizon + 1), obs, given)
-        )
-        return boot.q(obs, sample.action) + boot.bonus(sample.log_prob)
 
-    zero = jnp.zeros(first.obs.shape[0])
-    trusted = inside[:horizon] if inside is not None else None
-    boot_here = boot._replace(value=value)
-    window = from_model(boot_here, last_key, path, (zero, zero + 1.0), chain.gamma, (H_STEP, "plain"), trusted)
+def closed(chain: Chain, theta: PyTree, path: Rollout, sample: ActionSample, trusted: Array | None = None) -> Path:
+    """Return a rollout with V_h of its last states by their `sample` [B], or of all states by theirs [h + 1, B]."""
+    boot, zero = chain.view(theta), jnp.zeros(path.obs.shape[1])
+    boot = boot._replace(value=lambda key, obs: boot.q(obs, sample.action) + boot.bonus(sample.log_prob))
+    window = from_model(boot, jax.random.key(0), path, (zero, zero + 1.0), chain.gamma, (H_STEP, "plain"), trusted)
+    last = sample if trusted is None else jax.tree.map(lambda x: x[-1], sample)
     return Path(path, last, window)

@@ -13,7 +13,7 @@
     alpha_order        ivw within a budget of bias (Suh et al. 2022, arXiv 2202.00817)
     total_propagation  mixes dp and lr at every action inside the backward pass (PIPPS, Parmas et al. 2018)
 
-All of them follow `windows.rollout`. What these gradients say (variance, bias, signal) stands in `diagnostics/gradients.py`.
+All of them follow `windows.rollout`. What these gradients say (variance, bias, signal) stands in `diagnostics/moments.py`.
 """
 
 from typing import NamedTuple
@@ -21,9 +21,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from valex.estimators.likelihood_ratio import covariance_trace, likelihood_ratio_grads, square_norms
+from valex.estimators.likelihood_ratio import ivw_share, likelihood_ratio_grads
 from valex.estimators.pathwise import Chain, one_by_one, pathwise_value
 from valex.estimators.total_propagation import propagated_grads
+from valex.losses import centred, covariance_trace, gradient_norm, square_norms
 from valex.types import Array, PyTree, Transition
 
 PATHWISE = ("dp", "dr", "detach", "first_action")
@@ -33,9 +34,7 @@ MODES = (*PATHWISE, "lr", "ivw", "alpha_order", "total_propagation")
 class Mixing(NamedTuple):
     """What the likelihood ratio and the mixtures can be told."""
 
-    baseline: str | float = (
-        "optimal"  # b of lr: optimal (least variance) or mean, both from the OTHER samples; a number
-    )
+    baseline: str | float = "optimal"  # b of lr: optimal (least variance) or mean, both of the OTHER samples; a number
     bias_budget: float = float("inf")  # of alpha_order, a norm of gradients
     failure: float = 0.05  # of alpha_order: probability that lr errs by more than its bound
 
@@ -66,13 +65,6 @@ def per_sample_grads(
     return jax.tree.map(lambda a, b: share * a + (1.0 - share) * b, rp, lr)
 
 
-def ivw_share(rp: PyTree, lr: PyTree) -> Array:
-    """Return the weight of `rp` that minimises the variance of the mixture: tr_lr / (tr_rp + tr_lr); 0.5 where both are 0."""
-    rp_trace, lr_trace = covariance_trace(rp), covariance_trace(lr)
-    share = lr_trace / (rp_trace + lr_trace)
-    return jnp.where(jnp.isfinite(share), share, jnp.where(jnp.isfinite(rp_trace), 0.5, 0.0))
-
-
 def alpha_order_share(rp: PyTree, lr: PyTree, mixing: Mixing) -> Array:
     """Return the weight of `rp`: that of ivw, as far as the distance to lr, with lr's own error, stays within the budget.
 
@@ -84,10 +76,9 @@ def alpha_order_share(rp: PyTree, lr: PyTree, mixing: Mixing) -> Array:
     """
     leaves = jax.tree.leaves(lr)
     n, p = leaves[0].shape[0], sum(x[0].size for x in leaves)
-    centred = jax.tree.map(lambda g: g - jnp.mean(g, axis=0), lr)
     log = jnp.log((p + 1) / mixing.failure)
-    spread, largest = covariance_trace(lr), jnp.sqrt(jnp.max(square_norms(centred)))
+    spread, largest = covariance_trace(lr), jnp.sqrt(jnp.max(square_norms(centred(lr)[1])))
     error = jnp.sqrt(2.0 * spread * log / n) + 2.0 * largest * log / (3.0 * n)
-    apart = jnp.sqrt(square_norms(jax.tree.map(lambda a, b: jnp.mean(a - b, axis=0)[None], rp, lr))[0])
+    apart = gradient_norm(jax.tree.map(lambda a, b: jnp.mean(a - b, axis=0), rp, lr))
     allowed = jnp.where(apart > 0.0, (mixing.bias_budget - error) / jnp.where(apart > 0.0, apart, 1.0), jnp.inf)
     return jnp.where(error > mixing.bias_budget, 0.0, jnp.minimum(ivw_share(rp, lr), allowed))

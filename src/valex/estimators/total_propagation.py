@@ -6,18 +6,32 @@
     share of the likelihood ratio    k_i = tr V_pathwise / (tr V_lr + tr V_pathwise),   V of d/d theta over the samples
 
 k = 0 everywhere is `dp`, k = 1 is `lr` (tested). Source: PIPPS, Parmas et al. 2018 (arXiv 1902.01240), with the policy's action
-as the node at which samples are drawn, so that models without noise can be used too.
+as the node at which samples are drawn, so that models without noise can be used too. The weights are best for independent
+estimates; these two share their noise, so the mixture can be a little worse than the better of them.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from valex.estimators.likelihood_ratio import baselines, covariance_trace, scored
-from valex.estimators.pathwise import Chain, one_by_one
+from valex.estimators.likelihood_ratio import baselines, ivw_share, scored
+from valex.estimators.pathwise import Chain, Path, closed, one_by_one
 from valex.types import ActionSample, Array, PyTree, Transition
-from valex.windows import make_step
+from valex.windows import as_rollout, make_step
+
+
+class Node(NamedTuple):
+    """One action of every sample, leaves [B, ...]; the last one, a_h, is followed by no step."""
+
+    carry: PyTree  # (obs, model state, alive) of the rollout before the action
+    start: PyTree  # the carry that the rollout began with
+    key: Array
+    latent: Array  # [B, 1, act_dim]
+    factor: Array  # G_i - b_i
+    discount: Array  # gamma^i, 0 after a termination
+    decay: Array  # of the step behind: gamma, 0 where it terminates
 
 
 def numbers(tree: PyTree) -> tuple[list[Array], Callable]:
@@ -32,6 +46,71 @@ def numbers(tree: PyTree) -> tuple[list[Array], Callable]:
     return [x for x, r in zip(leaves, real, strict=True) if r], rebuild
 
 
+def step_value(chain: Chain, theta: PyTree, carry: PyTree, node: Node, behind: list[Array], fixed: bool) -> Array:
+    """Return r + bonus + decay lambda . s' of one sample, through its action, or r + decay lambda . s' with it `fixed`."""
+    boot = chain.view(theta)
+
+    def act(key: Array, obs: Array) -> ActionSample:
+        sample = boot.act(key, obs)
+        return jax.lax.stop_gradient(sample) if fixed else sample
+
+    step = make_step(chain.model, chain.params, act, node.start)
+    after, (_, _, log_prob, _, reward, _) = step(carry, (node.key, None))
+    ahead = sum((jnp.vdot(a, b) for a, b in zip(behind, numbers(after)[0], strict=True)), jnp.zeros(()))
+    return jnp.sum(reward) + (0.0 if fixed else jnp.sum(boot.bonus(log_prob))) + node.decay * ahead
+
+
+def last_value(chain: Chain, theta: PyTree, carry: PyTree, node: Node, behind: list[Array], fixed: bool) -> Array:
+    """Return Q(s_h, a_h) + bonus of one sample, through its action, or Q alone with it `fixed`."""
+    del behind
+    boot, obs = chain.view(theta), carry[0]
+    sample = boot.act(node.key, obs)
+    if fixed:
+        return jnp.sum(boot.q(obs, jax.lax.stop_gradient(sample.action)))
+    return jnp.sum(boot.q(obs, sample.action) + boot.bonus(sample.log_prob))
+
+
+def mixed(
+    value: Callable, chain: Chain, theta: PyTree, node: Node, behind: list[Array], share: float | None
+) -> tuple[PyTree, list[Array], Array]:
+    """Return (gamma^i d/d theta, lambda_i of every sample, k_i) of a node whose `value` is step_value or last_value."""
+
+    def pathwise(theta: PyTree, real: list[Array], node: Node, behind: list[Array]) -> Array:
+        return value(chain, theta, numbers(node.carry)[1](real), node, behind, fixed=False)
+
+    def likelihood_ratio(theta: PyTree, real: list[Array], node: Node, behind: list[Array]) -> Array:
+        carry = numbers(node.carry)[1](real)
+        score = node.factor * jnp.sum(chain.view(theta).log_prob(carry[0], node.latent))
+        return score + value(chain, theta, carry, node, behind, fixed=True)
+
+    def grad(f: Callable) -> tuple[PyTree, list[Array]]:
+        each = jax.vmap(jax.grad(f, argnums=(0, 1)), in_axes=(None, 0, 0, 0))
+        return each(theta, numbers(node.carry)[0], node, behind)
+
+    rp, lr = grad(pathwise), grad(likelihood_ratio)
+    alive = 1.0 * (node.discount > 0.0)
+    k = 1.0 - ivw_share(scaled(rp[0], alive), scaled(lr[0], alive)) if share is None else jnp.float32(share)
+    by_theta, by_carry = jax.tree.map(lambda a, b: (1.0 - k) * a + k * b, rp, lr)
+    return scaled(by_theta, node.discount), by_carry, k
+
+
+def walk(theta: PyTree, chain: Chain, row: Transition, key: Array, horizon: int) -> tuple[Path, tuple, tuple]:
+    """Roll one sample out as `pathwise.follow` does, and keep (carry, start, key) of every step [h, ...] and of the end."""
+    start_key, path_key, last_key = jax.random.split(key, 3)
+    state, boot = chain.model.start(chain.params, start_key, row.obs, row.sim_state), chain.view(theta)
+    start, keys = (row.obs, state, jnp.ones(1, bool)), jax.random.split(path_key, horizon)
+    step = make_step(chain.model, chain.params, boot.act, start)
+
+    def keeping(carry: PyTree, key: Array) -> tuple[PyTree, tuple]:
+        after, out = step(carry, (key, None))
+        return after, (carry, out)
+
+    end, (carries, rows) = jax.lax.scan(keeping, start, keys)
+    path = closed(chain, theta, as_rollout(row.obs, rows), boot.act(last_key, end[0]))
+    starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (horizon, *x.shape)), start)
+    return path, (carries, starts, keys), (end, start, last_key)
+
+
 def propagated_grads(
     theta: PyTree, chain: Chain, starts: Transition, keys: Array, horizon: int, share: float | None = None
 ) -> tuple[PyTree, Array]:
@@ -39,92 +118,26 @@ def propagated_grads(
 
     `share` fixes k. The baseline b_i is the mean return of the other samples from node i on.
     """
-    seen = scored(theta, chain, starts, keys, horizon)
+    one = lambda row, key: walk(theta, chain, row, key, horizon)  # noqa: E731
+    path, steps, end = jax.vmap(one)(one_by_one(starts, "lr"), keys)
+    seen = scored(path, horizon)
     factor = seen.returns - baselines(seen.returns, seen.discount)
-    rows = one_by_one(starts, "lr")
+    read = seen.latent[:, :, None], factor, seen.discount, jnp.concatenate([seen.decay, 0.0 * seen.discount[-1:]])
+    at = lambda i: jax.tree.map(lambda x: x[i], read)  # noqa: E731
+    total, behind, k_last = mixed(last_value, chain, theta, Node(*end, *at(-1)), [], share)
+    by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), steps)  # [B, h, ...] -> [h, B, ...]
+    nodes = jax.tree.map(lambda x: x[::-1], Node(*by_step, *at(slice(horizon))))  # the last action first
 
-    def forward(row: Transition, key: Array) -> tuple[tuple, tuple]:
-        """Roll one sample out again, keeping what every step began with; returns (the start and every step, the end)."""
-        start_key, path_key, last_key = jax.random.split(key, 3)
-        state = chain.model.start(chain.params, start_key, row.obs, row.sim_state)
-        start = row.obs, state, jnp.ones(1, bool)
-        step, step_keys = (
-            make_step(chain.model, chain.params, chain.view(theta).act, start),
-            jax.random.split(path_key, horizon),
-        )
-        end, carries = jax.lax.scan(lambda c, k: (step(c, (k, None))[0], c), start, step_keys)
-        return (start, carries, step_keys), (end, last_key)
-
-    (start, carries, step_keys), (end, last_key) = jax.vmap(forward)(rows, keys)
-    latents = seen.latent[:, :, None]  # [h + 1, B, 1, act_dim]
-
-    def mixed(rp: tuple, lr: tuple, discount: Array) -> tuple[PyTree, list[Array], Array]:
-        """Mix (d/d theta, d/d carry) of every sample; returns gamma^i d/d theta, lambda, k."""
-        alive = 1.0 * (discount > 0.0)
-        k = _share(scaled(rp[0], alive), scaled(lr[0], alive)) if share is None else jnp.float32(share)
-        both = jax.tree.map(lambda a, b: (1.0 - k) * a + k * b, rp, lr)
-        return scaled(both[0], discount), both[1], k
-
-    def last_node(theta: PyTree, real: list[Array], carry: PyTree, key: Array) -> Array:
-        obs = numbers(carry)[1](real)[0]
-        boot = chain.view(theta)
-        sample = boot.act(key, obs)
-        return jnp.sum(boot.q(obs, sample.action) + boot.bonus(sample.log_prob))
-
-    def last_score(theta: PyTree, real: list[Array], carry: PyTree, latent: Array, factor: Array, key: Array) -> Array:
-        obs = numbers(carry)[1](real)[0]
-        boot = chain.view(theta)
-        fixed = jax.lax.stop_gradient(boot.act(key, obs).action)
-        return jnp.sum(factor * boot.log_prob(obs, latent) + boot.q(obs, fixed))
-
-    def step_value(theta: PyTree, real: list[Array], at: tuple, behind: list[Array], fixed: bool) -> Array:
-        """Return r + bonus + decay lambda . s' of one sample, through the action, or with the action fixed."""
-        start, carry, key, latent, decay, _ = at
-        boot, carry = chain.view(theta), numbers(carry)[1](real)
-
-        def act(key: Array, obs: Array) -> ActionSample:
-            sample = boot.act(key, obs)
-            return jax.lax.stop_gradient(sample) if fixed else sample
-
-        after, (_, _, log_prob, _, reward, _) = make_step(chain.model, chain.params, act, start)(carry, (key, None))
-        ahead = sum((jnp.vdot(a, b) for a, b in zip(behind, numbers(after)[0], strict=True)), jnp.zeros(()))
-        return jnp.sum(reward) + (0.0 if fixed else jnp.sum(boot.bonus(log_prob))) + decay * ahead
-
-    def step_score(theta: PyTree, real: list[Array], at: tuple, behind: list[Array]) -> Array:
-        _, carry, _, latent, _, factor = at
-        obs = numbers(carry)[1](real)[0]
-        score = factor * jnp.sum(chain.view(theta).log_prob(obs, latent))
-        return score + step_value(theta, real, at, behind, fixed=True)
-
-    def node(carry: tuple, xs: tuple) -> tuple[tuple, Array]:
+    def back(carry: tuple, node: Node) -> tuple[tuple, Array]:
         """Go back over one action of all samples."""
-        (behind, total), (at, discount) = carry, xs
-        real = numbers(at[1])[0]
-        grad = lambda f: jax.vmap(jax.grad(f, argnums=(0, 1)), in_axes=(None, 0, 0, 0))(theta, real, at, behind)  # noqa: E731
-        rp = grad(lambda th, x, a, b: step_value(th, x, a, b, fixed=False))
-        own, behind, k = mixed(rp, grad(step_score), discount)
+        behind, total = carry
+        own, behind, k = mixed(step_value, chain, theta, node, behind, share)
         return (behind, jax.tree.map(jnp.add, total, own)), k
 
-    real = numbers(end)[0]
-    rp = jax.vmap(jax.grad(last_node, argnums=(0, 1)), in_axes=(None, 0, 0, 0))(theta, real, end, last_key)
-    score = jax.vmap(jax.grad(last_score, argnums=(0, 1)), in_axes=(None, 0, 0, 0, 0, 0))
-    lr = score(theta, real, end, latents[-1], factor[-1], last_key)
-    total, behind, k_last = mixed(rp, lr, seen.discount[-1])
-    flip = lambda tree: jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[::-1], tree)  # noqa: E731  [B, h] -> [h, B] reversed
-    starts_of = jax.tree.map(lambda x: jnp.broadcast_to(x, (horizon, *x.shape)), start)
-    back = lambda x: x[:horizon][::-1]  # noqa: E731
-    at = (starts_of, flip(carries), flip(step_keys), back(latents), back(seen.decay), back(factor))
-    (_, total), shares = jax.lax.scan(node, (behind, total), (at, back(seen.discount)))
+    (_, total), shares = jax.lax.scan(back, (behind, total), nodes)
     return total, jnp.concatenate([shares[::-1], k_last[None]])
 
 
 def scaled(grads: PyTree, factor: Array) -> PyTree:
     """Return every sample's gradient, leaves [B, ...], times its factor [B]."""
     return jax.tree.map(lambda g: g * factor.reshape(-1, *(1,) * (g.ndim - 1)), grads)
-
-
-def _share(rp: PyTree, lr: PyTree) -> Array:
-    """Return tr V_rp / (tr V_lr + tr V_rp), 0.5 where both are 0."""
-    rp_trace, lr_trace = covariance_trace(rp), covariance_trace(lr)
-    share = rp_trace / (rp_trace + lr_trace)
-    return jnp.where(jnp.isfinite(share), share, 0.5)

@@ -6,16 +6,20 @@ This module imports neither jax nor a component, so that `--help` answers at onc
 from dataclasses import dataclass, field
 from typing import Literal
 
-from valex.settings.agents import AGENT_CONFIGS as AGENT_CONFIGS
-from valex.settings.agents import AgentConfig, SACConfig, SpectralConfig
-from valex.settings.agents import Cap as Cap
-from valex.settings.agents import DDPGConfig as DDPGConfig
-from valex.settings.agents import DDQNConfig as DDQNConfig
-from valex.settings.agents import Density as Density
-from valex.settings.agents import Layers as Layers
-from valex.settings.agents import LearnerConfig as LearnerConfig
-from valex.settings.agents import Policy as Policy
-from valex.settings.agents import TD3Config as TD3Config
+from valex.settings.agents import (
+    AGENT_CONFIGS as AGENT_CONFIGS,
+    AgentConfig,
+    Cap as Cap,
+    DDPGConfig as DDPGConfig,
+    DDQNConfig as DDQNConfig,
+    Density as Density,
+    Layers as Layers,
+    LearnerConfig as LearnerConfig,
+    Policy as Policy,
+    SACConfig,
+    SpectralConfig,
+    TD3Config as TD3Config,
+)
 
 Estimator = Literal["plain", "doubly_robust"]
 Source = Literal["replay", "model"]
