@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tabular
 
-from valex.expansion import make_actor_objective, make_critic_target, make_expansion
+from valex.actor_expansion import make_actor_objective
+from valex.expansion import make_critic_target, make_expansion
 from valex.models.oracle import make_oracle
 from valex.settings import ActorConfig, CriticConfig, EnvConfig
 from valex.tables import RULES, load

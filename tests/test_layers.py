@@ -12,6 +12,7 @@ LAYERS = [
     ("networks", "spectral", "replay", "envs", "models"),
     ("windows",),
     ("estimators",),
+    ("actor_expansion",),
     ("expansion",),
     ("agents", "offline"),
     ("train", "evaluate", "diagnostics"),

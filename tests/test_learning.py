@@ -15,6 +15,7 @@ from valex.settings import (
     DDQNConfig,
     EnvConfig,
     EvalConfig,
+    RPGConfig,
     RunConfig,
     SACConfig,
     TD3Config,
@@ -26,6 +27,7 @@ from valex.train import make_program, total_iterations
 GAMMA = 0.9
 LEARNERS = {
     "sac": SACConfig(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, init_alpha=1e-3, alpha_lr=0.0),
+    "rpg": RPGConfig(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, init_alpha=1e-3, alpha_lr=0.0),
     "ddpg": DDPGConfig(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, tau_actor=0.05),
     "td3": TD3Config(hidden=(32, 32), actor_lr=1e-3, critic_lr=1e-3, tau=0.05, tau_actor=0.05),
     # probe_clock shows a constant, 0 when normalised: only the last bias can learn, and Adam moves it by critic_lr a step

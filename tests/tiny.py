@@ -22,12 +22,16 @@ from valex.envs.classic import make_pendulum
 from valex.fields import flatten, parts_of
 from valex.settings import (
     AGENT_CONFIGS,
+    ActorConfig,
     DDPGConfig,
     DDQNConfig,
     EnvConfig,
     EvalConfig,
+    ModelConfig,
+    RPGConfig,
     RunConfig,
     SACConfig,
+    SpectralConfig,
     StoreConfig,
     TD3Config,
     TrainConfig,
@@ -42,6 +46,14 @@ TINY = RunConfig(  # evaluations at 80, 120, 160, 200, 240; the replay wraps
 )
 LEARNERS = {  # the same for every agent
     "sac": TINY,
+    "rpg": replace(
+        TINY,
+        agent=RPGConfig(
+            hidden=(16, 16), model_free_updates=50, spectral=SpectralConfig("paper"), final_target_entropy_per_dim=-1.0
+        ),
+        actor=ActorConfig(horizon=1, gradient="dr", starts="mixture"),
+        model=ModelConfig("ensemble", num_models=1, deterministic=True, hidden=(8,), pretrain_steps=10),
+    ),
     "ddpg": replace(TINY, agent=DDPGConfig(hidden=(16, 16))),
     "td3": replace(TINY, agent=TD3Config(hidden=(16, 16), policy_delay=3)),
     "ddqn": replace(

@@ -59,8 +59,31 @@ def _check_target(config: RunConfig) -> None:
         )
     if critic.particles > 1 and (critic.source == "replay" or critic.horizon == 0):
         raise ConfigError("critic.particles: only model rollouts have particles; set critic.source model and a horizon")
+    _check_actor(config)
     if config.actor.horizon == 0 and config.actor.particles > 1:
         raise ConfigError("actor.particles: only model rollouts have particles; set actor.horizon above 0")
+
+
+def _check_actor(config: RunConfig) -> None:
+    """Raise ConfigError where gradient, starts and horizon of the actor do not go together."""
+    actor = config.actor
+    if actor.horizon == 0:
+        for name, asked in (("gradient", actor.gradient != "dp"), ("truncate", actor.truncate > 0)):
+            if asked or (name == "truncate" and actor.adjoint_clip is not None):
+                raise ConfigError(f"actor.{name}: without a model step there is no choice; set actor.horizon above 0")
+    if actor.gradient != "dp" and (actor.particles > 1 or actor.estimator != "plain"):
+        raise ConfigError(
+            f"actor.gradient: {actor.gradient} takes one rollout for each sample; set actor.particles 1 and "
+            "actor.estimator plain"
+        )
+    if actor.gradient not in ("dp", "dr", "detach", "first_action") and config.agent.name in ("ddpg", "td3"):
+        raise ConfigError(
+            f"actor.gradient: {config.agent.name} has no noise to take a likelihood of; take sac or rpg, or dp"
+        )
+    if actor.grad_clip is not None and actor.normalize_grad:
+        raise ConfigError("actor.normalize_grad: a gradient of norm 1 needs no actor.grad_clip; leave one of them out")
+    if actor.starts != "replay" and config.agent.name == "ddqn":
+        raise ConfigError("actor.starts: ddqn has no actor; leave it out")
 
 
 def _check_expansion(config: RunConfig) -> None:
@@ -190,6 +213,7 @@ def _check_loop(config: RunConfig) -> None:
     train, every = config.train, config.eval.every
     warmup = -(-train.warmup_steps // train.num_envs) * train.num_envs
     window = config.critic.horizon + 1 if config.critic.source == "replay" else 1
+    window = max(window, config.actor.horizon + 1 if config.actor.gradient == "dr" else 1)
     window = max(window, config.model.loss_steps if needs_model(config) and config.model.name in LEARNED else 1)
     if train.warmup_steps < train.batch_size:
         raise ConfigError(

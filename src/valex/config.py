@@ -16,6 +16,7 @@ from valex.settings import (
     EnvConfig,
     EvalConfig,
     ModelConfig,
+    RPGConfig,
     RunConfig,
     SpectralConfig,
     StoreConfig,
@@ -27,6 +28,9 @@ from valex.settings import (
 CE = CriticConfig(rule="h_step", source="model", horizon=3)
 STEVE = CriticConfig(rule="steve", source="model", horizon=3, critic_agg="mean", member_agg="mean")
 RETRACE = CriticConfig(rule="retrace", source="replay", horizon=3, estimator="doubly_robust")
+
+RPG_MODEL = replace(LEARNED["ensemble"], num_models=1, deterministic=True)  # as released: one net without noise
+RPG_SN = SpectralConfig("paper")
 
 MINATAR = RunConfig(  # a game, and a loop of its pace: small batches, a schedule of exploration
     env=EnvConfig("minatar-breakout"),
@@ -42,6 +46,12 @@ PRESETS = {
     "sac-steve": RunConfig(critic=STEVE, model=LEARNED["ensemble"]),
     "sac-ae": RunConfig(actor=ActorConfig(horizon=3)),
     "sac-retrace": RunConfig(critic=RETRACE),
+    "rpg": RunConfig(agent=RPGConfig(), actor=ActorConfig(horizon=3), model=RPG_MODEL),
+    "rpg-dr": RunConfig(agent=RPGConfig(), actor=ActorConfig(horizon=3, gradient="dr"), model=RPG_MODEL),
+    "rpg-sn": RunConfig(
+        agent=RPGConfig(spectral=RPG_SN), actor=ActorConfig(horizon=3), model=replace(RPG_MODEL, spectral=RPG_SN)
+    ),
+    "rpg-lr": RunConfig(agent=RPGConfig(), actor=ActorConfig(horizon=3, gradient="lr"), model=RPG_MODEL),
     "ddpg": RunConfig(agent=DDPGConfig()),
     "ddpg-ce": RunConfig(agent=DDPGConfig(), critic=CE),
     "ddpg-mve": RunConfig(agent=DDPGConfig(), critic=CE, model=LEARNED["ensemble"]),
@@ -73,6 +83,10 @@ PRESET_SUMMARIES = {
     "sac-steve": "critic expansion, horizons weighted by what members and critics agree on (STEVE)",
     "sac-ae": "actor expansion: H differentiable model steps in the actor's objective",
     "sac-retrace": "Retrace on stored sequences of H + 1 steps, no model",
+    "rpg": "RP-DP: the actor climbs the value along 3 steps of a learned model (2310.19927)",
+    "rpg-dr": "RP-DR: the same along stored segments, with the noises that they imply",
+    "rpg-sn": "RP-DP with spectral normalisation of policy and model",
+    "rpg-lr": "likelihood ratio in place of the gradient through the model",
     "ddpg": "deterministic policy gradient, twin critics, H = 0",
     "ddpg-ce": "DDPG with critic expansion",
     "ddpg-mve": "DDPG with critic expansion and a learned ensemble",
@@ -103,14 +117,38 @@ def canonical(config: RunConfig) -> RunConfig:
     elif critic.rule not in ("td_lambda", "retrace"):
         critic = replace(critic, lam=usual.lam)
     if actor.horizon == 0:
-        actor = ActorConfig(divide_by_length=True)
+        actor = ActorConfig(
+            starts=actor.starts,
+            start_mix=actor.start_mix,
+            grad_clip=actor.grad_clip,
+            normalize_grad=actor.normalize_grad,
+        )
+    if actor.starts != "mixture":
+        actor = replace(actor, start_mix=ActorConfig().start_mix)
     agent = config.agent
     if isinstance(agent, DDPGConfig) and (critic.rule, critic.horizon > 0) != ("retrace", True):
         agent = replace(agent, density=DDPGConfig().density)  # nobody reads it
+    if isinstance(agent, RPGConfig):
+        agent = _canonical_rpg(agent, actor.horizon)
     if isinstance(agent, DDQNConfig) and agent.policy == "greedy":
         agent = replace(agent, temperature=DDQNConfig().temperature)
     config = replace(config, critic=critic, actor=actor, agent=agent)
     return replace(config, model=_canonical_model(config.model) if needs_model(config) else ModelConfig())
+
+
+def _canonical_rpg(agent: RPGConfig, horizon: int) -> RPGConfig:
+    """Return the settings of RP-PGM without those that nobody reads."""
+    usual = RPGConfig()
+    if agent.final_target_entropy_per_dim in (None, agent.target_entropy_per_dim):
+        agent = replace(
+            agent,
+            final_target_entropy_per_dim=None,
+            entropy_decay=usual.entropy_decay,
+            entropy_updates=usual.entropy_updates,
+        )
+    if agent.spectral.layers == "none":
+        agent = replace(agent, spectral=usual.spectral)
+    return agent if horizon else replace(agent, model_free_updates=0)
 
 
 CADENCE = {  # what the schedule `released` does not read, at its default

@@ -1,4 +1,4 @@
-"""What agents receive: the rows their critic is regressed on, and the actor's objective.
+"""What agents receive: the rows their critic is regressed on, and the actor's gradient (`actor_expansion.py`).
 
 Windows (windows.py) are folded by a rule (targets.py). H counts MODEL steps: a critic's window ends at s_{H+1}, an actor's
 at s_H (2412.20537). Critics, members of a learned model and horizons are combined in that order, each by a switch of its own.
@@ -11,26 +11,32 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from valex.actor_expansion import make_actor_gradient, model_free
 from valex.settings import ActorConfig, CriticConfig
 from valex.tables import RULES, load
-from valex.targets import H_STEP, first_target, horizon_metrics, horizon_returns, window_of, window_returns
+from valex.targets import first_target, horizon_metrics, horizon_returns, window_of, window_returns
 from valex.types import Array, Bootstrap, CriticRows, Model, PyTree, ReturnInputs, Transition
-from valex.windows import Rollout, from_model, from_replay, one_critic, real_row, rollout, with_critic_agg
+from valex.windows import (
+    Rollout,
+    from_model,
+    from_replay,
+    one_critic,
+    over_particles,
+    real_row,
+    rollout,
+    with_critic_agg,
+)
 
 
 class Expansion(NamedTuple):
     """What an agent is built with; it never computes a target itself."""
 
     critic_rows: Callable  # (bootstrap, key, batch [T, B], model_params) -> CriticRows, without gradient
-    actor_objective: Callable  # (bootstrap, key, first [B], model_params) -> (objective [B], log pi(a_0|s_0) [B])
+    actor_gradient: Callable  # (view, actor, key, starts, model_params) -> (gradient, (loss, log pi(a_0|s_0) [B]))
+    model_free_gradient: Callable  # the same with H = 0, whatever H is
+    actor_grads: Callable  # (view, actor, keys [B], starts, model_params) -> gradient of every sample, leaves [B, ...]
     window: int  # T, rows of stored sequence that critic_rows reads
-
-
-def _over_particles(estimate: Callable, key: Array, particles: int) -> PyTree:
-    """Average `estimate(key)` over independent keys; one particle costs nothing extra."""
-    if particles == 1:
-        return estimate(key)
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(estimate)(jax.random.split(key, particles)))
+    start_rows: int  # rows of a stored sequence for each of the actor's starts; 0: the critic's first row is one
 
 
 class _Imagination(NamedTuple):
@@ -176,7 +182,7 @@ def make_critic_rows(config: CriticConfig, gamma: float, model: Model | None) ->
             target = first_target(window, trace)
             return target, horizon_metrics(window, trace, target) if says else {}
 
-        target, metrics = _over_particles(particle, key, config.particles)
+        target, metrics = over_particles(particle, key, config.particles)
         return finish(CriticRows(first.obs, first.action, target, metrics=metrics or ()))
 
     return rows
@@ -186,48 +192,6 @@ def make_critic_target(config: CriticConfig, gamma: float, model: Model | None) 
     """Build (bootstrap, key, batch [T, B], model_params) -> the targets of `make_critic_rows`, [B]."""
     rows = make_critic_rows(config, gamma, model)
     return lambda bootstrap, key, batch, model_params: rows(bootstrap, key, batch, model_params).target
-
-
-def make_actor_objective(config: ActorConfig, gamma: float, model: Model | None) -> Callable:
-    """Build (bootstrap, key, first [B], model_params) -> (J [B], log pi(a_0|s_0) [B]), differentiable in the policy.
-
-    J = E[ sum_{t<H} gamma^t (r_t + bonus_t) + gamma^H V(s_H) ], divided by H + 1 if config.divide_by_length;
-    H = 0 is the ordinary Q(s_0, a_0) + bonus_0. Row 0 of the window is a step without reward and discount, so that
-    the same recursion serves both sides. Source: spec 1.3 of 2412.20537's release.
-    """
-    horizon, settings = config.horizon, (H_STEP, config.estimator)
-
-    def one_step(bootstrap: Bootstrap, key: Array, first: Transition) -> tuple[Array, Array]:
-        sample = bootstrap.act(key, first.obs)
-        return bootstrap.q(first.obs, sample.action) + bootstrap.bonus(sample.log_prob), sample.log_prob
-
-    def objective(bootstrap: Bootstrap, key: Array, first: Transition, model_params: PyTree) -> tuple[Array, Array]:
-        """Return J of every row, averaged over particles, and log pi of the first action."""
-        chex.assert_rank(first.obs, 2)
-
-        def particle(key: Array) -> tuple[Array, Array]:
-            """Return J of one rollout and log pi of its first action."""
-            if horizon == 0:
-                return one_step(bootstrap, key, first)
-            assert model is not None  # make_expansion refuses a rollout without a model
-            start_key, path_key, value_key = jax.random.split(key, 3)
-            state = model.start(model_params, start_key, first.obs, first.sim_state)
-            alive = jnp.ones(first.reward.shape, bool)
-            path = rollout(model, model_params, bootstrap.act, path_key, (first.obs, state, alive), horizon)
-            zero = jnp.zeros_like(first.reward)
-            window = from_model(bootstrap, value_key, path, (zero, zero + 1.0), gamma, settings)
-            if config.estimator == "doubly_robust":  # s_0 has no control variate: a_0 is the action being judged
-                window = window._replace(
-                    reward=window.reward.at[0].set(bootstrap.bonus(path.log_prob[0])),
-                    value=window.value.at[0].set(0.0),
-                    q=window.q.at[0].set(0.0),
-                )
-            return H_STEP.fold(window, horizon, 1.0), path.log_prob[0]
-
-        value, log_prob = _over_particles(particle, key, config.particles)
-        return value / (horizon + 1 if config.divide_by_length else 1), log_prob
-
-    return objective
 
 
 def make_expansion(critic: CriticConfig, actor: ActorConfig, gamma: float, model: Model | None) -> Expansion:
@@ -242,4 +206,8 @@ def make_expansion(critic: CriticConfig, actor: ActorConfig, gamma: float, model
             "actor.horizon: gradients do not flow through this backend; use --env.backend spring or positional"
         )
     window = critic.horizon + 1 if critic.source == "replay" else 1
-    return Expansion(make_critic_rows(critic, gamma, model), make_actor_objective(actor, gamma, model), window)
+    segments = actor.gradient == "dr" and actor.horizon > 0
+    start_rows = actor.horizon + 1 if segments else 1 if actor.starts != "replay" else 0
+    gradient, each = make_actor_gradient(actor, gamma, model)
+    free = model_free(actor, gamma, segments)
+    return Expansion(make_critic_rows(critic, gamma, model), gradient, free, each, window, start_rows)

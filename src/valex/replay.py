@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from valex.types import Array, PyTree, Transition
 
 WORD = 32  # bits
+POOL = 8  # uniform rows for each start that is drawn by its weight
 
 
 class Layout(NamedTuple):
@@ -124,6 +125,28 @@ def gather(replay: Replay, slots: Array) -> Transition:
 def sample_sequences(replay: Replay, key: Array, batch: int, length: int) -> Transition:
     """Draw windows as `sample_windows` does; leaves [length, batch, ...]."""
     return gather(replay, sample_windows(replay, key, batch, length))
+
+
+def sample_starts(replay: Replay, key: Array, shape: tuple[int, int], gamma: float, share: float) -> Transition:
+    """Draw windows of shape = (count, T) whose first row is a start of a rollout; leaves [T, count, ...]; reads `age`.
+
+    With probability `share` a state of the discounted visitation nu, P(row) ~ gamma^age; else a first state of an episode, zeta.
+    nu is drawn among POOL times as many uniform rows (sampling, importance resampling), so it is that of the policies that
+    collected. zeta goes back from a uniform row to the start of its episode, so longer episodes are drawn more often; of an
+    episode that has been overwritten in part it takes the oldest row.
+    """
+    (count, length), (capacity, num_envs, _) = shape, replay.words.shape
+    pool_key, nu_key, coin_key = jax.random.split(key, 3)
+    slots = sample_windows(replay, pool_key, POOL * count, length)  # [T, POOL * count]
+    age = gather(replay, slots[0]).age
+    weights = jnp.cumsum(jnp.power(gamma, age - jnp.min(age)))
+    chosen = jnp.searchsorted(weights, jax.random.uniform(nu_key, (count,)) * weights[-1])
+    row, env = slots[0, :count] // num_envs, slots[0, :count] % num_envs
+    since_oldest = (row - (replay.position - replay.size)) % capacity
+    back = jnp.minimum(age[:count], since_oldest)
+    first = ((row - back + jnp.arange(length)[:, None]) % capacity) * num_envs + env
+    from_nu = jax.random.bernoulli(coin_key, share, (count,))
+    return gather(replay, jnp.where(from_nu, slots[:, chosen], first))
 
 
 def num_bytes(tree: PyTree) -> int:

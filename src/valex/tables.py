@@ -18,6 +18,9 @@ class Entry(NamedTuple):
 
 AGENTS = {
     "sac": Entry("valex.agents.sac:make_sac", "soft actor-critic, twin critics, learned temperature"),
+    "rpg": Entry(
+        "valex.agents.rpg:make_rpg", "SAC whose actor climbs the value along a learned model (RP-DP, RP-DR, LR)"
+    ),
     "ddpg": Entry("valex.agents.ddpg:make_ddpg", "deterministic policy gradient, one or more critics"),
     "td3": Entry("valex.agents.td3:make_td3", "DDPG with delayed actor, smoothed targets and twin critics"),
     "ddqn": Entry(

@@ -45,6 +45,7 @@ class Parts(NamedTuple):
     model: Model | None
     agent: Agent
     window: int  # rows of stored sequence per update
+    start_rows: int = 0  # rows of a stored sequence for each start of the actor's rollouts; 0: the critic's first rows
 
 
 class Program(NamedTuple):
@@ -64,7 +65,7 @@ def make_parts(config: RunConfig) -> Parts:
     model = load(MODELS, config.model.name)(env, config.model) if needs_model(config) else None
     expansion = make_expansion(config.critic, config.actor, config.gamma, model)
     agent = load(AGENTS, config.agent.name)(config.agent, env.spec, expansion)
-    return Parts(env, model, agent, expansion.window)
+    return Parts(env, model, agent, expansion.window, expansion.start_rows)
 
 
 def stream(seed: Array, name: str) -> Array:
@@ -75,10 +76,12 @@ def stream(seed: Array, name: str) -> Array:
 def keeps(config: RunConfig, parts: Parts, transition: Transition) -> Transition:
     """Drop the fields of a transition that no part of this config reads back, so that replay does not store them."""
     reads_ratio = config.critic.source == "replay" and config.critic.horizon > 0
+    segments = config.actor.gradient == "dr" and config.actor.horizon > 0
     simulates = parts.model is not None and parts.model.needs_sim_state
     return transition._replace(
         log_prob=transition.log_prob if reads_ratio and load(RULES, config.critic.rule).off_policy else (),
-        latent=transition.latent if reads_ratio else (),
+        latent=transition.latent if reads_ratio or segments else (),
+        age=transition.age if config.actor.starts != "replay" else (),
         sim_state=transition.sim_state if simulates and config.actor.horizon > 0 else (),
         next_sim_state=(
             transition.next_sim_state
@@ -104,6 +107,7 @@ def collect(env: Env, choose: Callable, key: Array, envs: VecState) -> tuple[Vec
         latent=sample.latent,
         sim_state=out.sim_state,
         next_sim_state=out.next_sim_state,
+        age=out.age,
     )
 
 
@@ -173,6 +177,15 @@ def make_start(config: RunConfig, parts: Parts) -> Callable:
     return start
 
 
+def starts_of(config: RunConfig, parts: Parts, replay: replays.Replay, key: Array, count: int) -> Transition:
+    """Draw where the actor's rollouts start, leaves [T, count, ...], by the law that `config.actor.starts` names."""
+    rows, law = max(1, parts.start_rows), config.actor.starts
+    if law == "replay":
+        return replays.sample_sequences(replay, key, count, rows)
+    share = {"zeta": 0.0, "nu": 1.0, "mixture": config.actor.start_mix}[law]
+    return replays.sample_starts(replay, key, (count, rows), config.gamma, share)
+
+
 def make_iteration(config: RunConfig, parts: Parts) -> Callable:
     """Build (TrainState) -> (TrainState, metrics): one step of every environment, the model's phase, utd * num_envs updates."""
     train, agent = config.train, parts.agent
@@ -193,7 +206,10 @@ def make_iteration(config: RunConfig, parts: Parts) -> Callable:
         def update(agent_state, key):
             sample_key, agent_key = jax.random.split(key)
             batch = replays.sample_sequences(replay, sample_key, train.batch_size, parts.window)
-            return agent.update(agent_state, agent_key, batch, model_params)
+            if not parts.start_rows:
+                return agent.update(agent_state, agent_key, batch, model_params)
+            starts = starts_of(config, parts, replay, jax.random.fold_in(sample_key, 1), train.batch_size)
+            return agent.update(agent_state, agent_key, batch, model_params, starts)
 
         count = train.utd * train.num_envs
         if count == 0:
@@ -223,9 +239,8 @@ def make_evaluation(config: RunConfig, parts: Parts) -> Callable:
             )
         if settings.grad_samples and parts.agent.actor_grads:
             sample_key, noise_key = jax.random.split(jax.random.fold_in(grad_key, state.iterations))
-            batch = replays.sample_sequences(state.replay, sample_key, settings.grad_samples, 1)
-            first = jax.tree.map(lambda x: x[0], batch)
-            metrics |= per_sample_statistics(parts.agent, state.agent, noise_key, first, state.model)
+            starts = starts_of(config, parts, state.replay, sample_key, settings.grad_samples)
+            metrics |= per_sample_statistics(parts.agent, state.agent, noise_key, starts, state.model)
         return metrics
 
     return evaluation

@@ -34,6 +34,7 @@ class Transition(NamedTuple):
     latent: Any = ()  # as in ActionSample; kept only where a rule reads it
     sim_state: PyTree = ()  # the least the oracle needs to restart at obs; kept only for actor expansion
     next_sim_state: PyTree = ()  # the same at next_obs; kept only for critic expansion
+    age: Any = ()  # [...] int32 control steps since the reset; kept only for a law of starts
 
 
 class StepOut(NamedTuple):
@@ -137,11 +138,14 @@ class Agent(NamedTuple):
     init: Callable  # (key) -> state
     observe: Callable  # (state, obs) -> state                     called once per collected batch of obs [B, obs_dim]
     act: Callable  # (state, key, obs, explore) -> ActionSample    explore False: the evaluation policy
-    update: Callable  # (state, key, batch, model_params) -> (state, metrics)     batch [T, B]
+    update: Callable  # (state, key, batch [T, B], model_params, starts [T', B] | None) -> (state, metrics)
     bootstrap: Callable  # (state) -> Bootstrap                    target parameters; also read by diagnostics
-    actor_grads: (
-        Callable | None
-    )  # (state, key, batch, model_params) -> gradient of the actor loss; None without an actor
+    actor_grads: Callable | None = (
+        None  # (state, key, batch, model_params) -> gradient of the actor's loss; None: no actor
+    )
+    actor_sample_grads: Callable | None = (
+        None  # the same of every sample, leaves [B, ...], neither clipped nor normalised
+    )
 
 
 class ReturnInputs(NamedTuple):

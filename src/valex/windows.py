@@ -158,6 +158,13 @@ def from_replay(
     )
 
 
+def over_particles(estimate: Callable, key: Array, particles: int) -> PyTree:
+    """Average `estimate(key)` over independent keys; one particle costs nothing extra."""
+    if particles == 1:
+        return estimate(key)
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(estimate)(jax.random.split(key, particles)))
+
+
 def with_critic_agg(bootstrap: Bootstrap, how: str) -> Bootstrap:
     """Return the bootstrap with its critics aggregated as `how` says; `min` is how agents do it themselves.
 

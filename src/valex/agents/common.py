@@ -1,7 +1,7 @@
-"""What agents have in common: how they see observations, the critics' step, the actor's loss, the minimum over critics."""
+"""What agents have in common: how they see observations, the critics' step, the actor's starts, the minimum over critics."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -79,25 +79,26 @@ def critic_step(
     return *descend(tx, grads, opt, critic), metrics
 
 
-def make_actor_loss(view: Callable, expansion: Expansion) -> Callable:
-    """Build (actor, state, key, first [B], model_params) -> (-E J(s), log pi [B]); view: (state, actor) -> Bootstrap."""
-
-    def loss(actor: PyTree, state: Any, key: Array, first: Transition, model_params: PyTree) -> tuple[Array, Array]:
-        """Return minus the mean objective of the actor."""
-        objective, log_prob = expansion.actor_objective(view(state, actor), key, first, model_params)
-        return -jnp.mean(objective), log_prob
-
-    return loss
+def actor_starts(expansion: Expansion, batch: Transition, starts: Transition | None) -> Transition:
+    """Return where the actor's rollouts start: rows [B, ...] of `starts`, or of the critic's batch; segments as they are."""
+    rows = batch if starts is None else starts
+    return rows if expansion.start_rows > 1 else first_rows(rows)
 
 
-def make_actor_grads(loss: Callable, actor_of: Callable) -> Callable:
-    """Build (state, key, batch, model_params) -> gradient of an actor's loss at actor_of(state), as `Agent` has it."""
+def make_actor_grads(view: Callable, expansion: Expansion, actor_of: Callable) -> tuple[Callable, Callable]:
+    """Build the gradients of an actor that `Agent` offers, of a batch and of every sample; view: (state, actor) -> Bootstrap."""
 
     def grads(state: Any, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
         """Return the gradient at the actor of a state."""
-        return jax.grad(loss, has_aux=True)(actor_of(state), state, key, first_rows(batch), model_params)[0]
+        starts = actor_starts(expansion, batch, None)
+        return expansion.actor_gradient(partial(view, state), actor_of(state), key, starts, model_params)[0]
 
-    return grads
+    def each(state: Any, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
+        """Return the gradient of every sample at the actor of a state, leaves [B, ...]."""
+        starts, keys = actor_starts(expansion, batch, None), jax.random.split(key, batch.reward.shape[1])
+        return expansion.actor_grads(partial(view, state), actor_of(state), keys, starts, model_params)
+
+    return grads, each
 
 
 def actor_metrics(loss: Array, grads: PyTree) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Deep deterministic policy gradient (Lillicrap et al. 2016, arXiv 1509.02971), trained on whatever target it is given.
 
     critic_loss   0.5 E (Q_k(s, a) - y)^2 over all heads k; s, a and y come from expansion.critic_rows
-    actor_loss    -E J(s); J comes from expansion.actor_objective, at H = 0 E[min_k Q_k(s, mu(s))]
+    actor_loss    -E J(s); its gradient comes from expansion.actor_gradient, at H = 0 E[min_k Q_k(s, mu(s))]
     bootstrap     V(s) = min_k Q_k(s, mu(s)), no bonus: all that a target learns of this agent
 
 mu(s) = tanh(l(s)). Noise is added before the tanh, a = tanh(l(s) + sigma xi), so that the density of what was done is known:
@@ -11,6 +11,7 @@ taken at the old parameters and then applied. Targets read the target actor and 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +22,10 @@ from valex import distributions, normalize
 from valex.agents.common import (
     Observations,
     actor_metrics,
+    actor_starts,
     critic_step,
     descend,
-    first_rows,
     make_actor_grads,
-    make_actor_loss,
     make_observations,
     need_actions,
     smallest,
@@ -161,16 +161,17 @@ def make_ddpg(config: DDPGConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     def online_view(state: DDPGState, actor: PyTree) -> Bootstrap:
         return bootstrap(learner, state, state.online._replace(actor=actor))
 
-    actor_loss = make_actor_loss(online_view, expansion)
-
-    def update(state: DDPGState, key: Array, batch: Transition, model_params: PyTree) -> tuple[DDPGState, dict]:
+    def update(
+        state: DDPGState, key: Array, batch: Transition, model_params: PyTree, starts: Transition | None = None
+    ) -> tuple[DDPGState, dict]:
         """Take one step of critic and actor, both from gradients at the old parameters, then move the targets."""
         target_key, actor_key = jax.random.split(key)
         rows = expansion.critic_rows(target_view(state), target_key, batch, model_params)
         rows, old = rows._replace(obs=learner.seen.norm(state)(rows.obs)), state.online
         critic, critic_opt, metrics = critic_step(learner.critic_tx, learner.q, old.critic, state.critic_opt, rows)
-        (loss, _), a_grads = jax.value_and_grad(actor_loss, has_aux=True)(
-            old.actor, state, actor_key, first_rows(batch), model_params
+        starts = actor_starts(expansion, batch, starts)
+        a_grads, (loss, _) = expansion.actor_gradient(
+            partial(online_view, state), old.actor, actor_key, starts, model_params
         )
         actor, actor_opt = descend(learner.actor_tx, a_grads, state.actor_opt, old.actor)
         target = Params(
@@ -180,5 +181,5 @@ def make_ddpg(config: DDPGConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         new = DDPGState(Params(actor, critic), target, state.normalizer, actor_opt, critic_opt)
         return new, metrics | actor_metrics(loss, a_grads)
 
-    actor_grads = make_actor_grads(actor_loss, lambda state: state.online.actor)
-    return Agent(learner.init, learner.seen.observe, learner.act, update, target_view, actor_grads)
+    actor_grads = make_actor_grads(online_view, expansion, lambda state: state.online.actor)
+    return Agent(learner.init, learner.seen.observe, learner.act, update, target_view, *actor_grads)

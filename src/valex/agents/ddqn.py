@@ -112,8 +112,11 @@ def make_ddqn(config: DDQNConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
             return distributions.categorical_mode(values)
         return distributions.epsilon_greedy_sample(key, values, epsilon(config, state.steps))
 
-    def update(state: DDQNState, key: Array, batch: Transition, model_params: PyTree) -> tuple[DDQNState, dict]:
-        """Take one step of the critics, and move the target net when its turn has come."""
+    def update(
+        state: DDQNState, key: Array, batch: Transition, model_params: PyTree, starts: Transition | None = None
+    ) -> tuple[DDQNState, dict]:
+        """Take one step of the critics, and move the target net when its turn has come; there is no actor to start."""
+        del starts
         rows = expansion.critic_rows(view(state), key, batch, model_params)
         rows = rows._replace(obs=seen.norm(state)(rows.obs))
         online, opt, metrics = critic_step(tx, judged(q_network), state.online, state.opt, rows)
@@ -123,4 +126,4 @@ def make_ddqn(config: DDQNConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         metrics["explore/epsilon"] = epsilon(config, state.steps)
         return DDQNState(online, target, state.normalizer, opt, state.steps, updates), metrics
 
-    return Agent(init, observe, act, update, view, actor_grads=None)
+    return Agent(init, observe, act, update, view)

@@ -1,7 +1,7 @@
 """Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905), trained on whatever target and objective it is given.
 
     critic_loss   0.5 E (Q_k(s, a) - y)^2 over all heads k; s, a and y come from expansion.critic_rows
-    actor_loss    -E J(s); J comes from expansion.actor_objective, at H = 0 E[min_k Q_k(s, a) - alpha log pi(a|s)]
+    actor_loss    -E J(s); its gradient comes from expansion.actor_gradient, at H = 0 E[min_k Q_k(s, a) - alpha log pi(a|s)]
     alpha_loss    alpha E[-log pi(a|s) - target entropy]
     bootstrap     V(s) = min_k Q_k(s, a) - alpha log pi(a|s) with a ~ pi: all that a target learns of this agent
 
@@ -9,7 +9,9 @@ All three gradients are taken at the old parameters and then applied. Critic tar
 current policy, actor objectives the online critic.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,10 @@ import optax
 from valex import distributions, normalize
 from valex.agents.common import (
     actor_metrics,
+    actor_starts,
     critic_step,
     descend,
-    first_rows,
     make_actor_grads,
-    make_actor_loss,
     make_observations,
     need_actions,
     smallest,
@@ -44,6 +45,16 @@ class SACState(NamedTuple):
     actor_opt: optax.OptState
     critic_opt: optax.OptState
     alpha_opt: optax.OptState
+    updates: Any = ()  # [] int32, kept where something depends on them
+
+
+class Own(NamedTuple):
+    """What a soft actor-critic has of its own; `updates` is () where it does not count them."""
+
+    policy: Network  # obs -> (mean, std)
+    target_entropy: Callable  # (updates) -> nats
+    actor_gradient: Callable  # (updates, view, actor, key, starts, model_params) -> as `Expansion.actor_gradient`
+    counts: bool
 
 
 def alpha_loss(log_alpha: Array, entropy: Array, target_entropy: float) -> Array:
@@ -84,18 +95,28 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
 
 def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
     """Build SAC for `spec`. Raises ValueError if the actions of `spec` are discrete."""
+    target_entropy = config.target_entropy_per_dim * spec.act_dim
+    own = Own(
+        policy=gaussian_actor(spec.obs_dim, spec.act_dim, config.hidden),
+        target_entropy=lambda updates: target_entropy,
+        actor_gradient=lambda updates, *at: expansion.actor_gradient(*at),
+        counts=False,
+    )
+    return make_soft(config, spec, expansion, own)
+
+
+def make_soft(config: SACConfig, spec: EnvSpec, expansion: Expansion, own: Own) -> Agent:
+    """Build a soft actor-critic with what is its own. Raises ValueError if the actions of `spec` are discrete."""
     need_actions(spec, config)
-    policy = gaussian_actor(spec.obs_dim, spec.act_dim, config.hidden)
+    policy = own.policy
     q_network = critic_ensemble(spec.obs_dim, spec.act_dim, config.hidden, config.num_critics)
     actor_tx, critic_tx, alpha_tx = (optax.adam(lr) for lr in (config.actor_lr, config.critic_lr, config.alpha_lr))
-    target_entropy = config.target_entropy_per_dim * spec.act_dim
-
     seen = make_observations(config, spec)
 
     def view(state: SACState, actor: PyTree, critic: PyTree) -> Bootstrap:
         return bootstrap((policy, q_network), actor, critic, jnp.exp(state.log_alpha), seen.norm(state))
 
-    actor_loss = make_actor_loss(lambda state, actor: view(state, actor, state.critic), expansion)
+    online_view = lambda state, actor: view(state, actor, state.critic)  # noqa: E731
 
     def init(key: Array) -> SACState:
         actor_key, critic_key = jax.random.split(key)
@@ -103,30 +124,36 @@ def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         log_alpha = jnp.log(jnp.asarray(config.init_alpha, jnp.float32))
         target_critic = jax.tree.map(jnp.copy, critic)  # two names for one buffer could not both be donated
         optimizers = actor_tx.init(actor), critic_tx.init(critic), alpha_tx.init(log_alpha)
-        return SACState(actor, critic, target_critic, log_alpha, seen.init(), *optimizers)
+        updates = jnp.int32(0) if own.counts else ()
+        return SACState(actor, critic, target_critic, log_alpha, seen.init(), *optimizers, updates)
 
     def act(state: SACState, key: Array, obs: Array, explore: bool) -> ActionSample:
         mean, std = policy.apply(state.actor, seen.norm(state)(obs))
         return distributions.tanh_normal_sample(key, mean, std) if explore else distributions.tanh_normal_mode(mean)
 
-    def update(state: SACState, key: Array, batch: Transition, model_params: PyTree) -> tuple[SACState, dict]:
+    def update(
+        state: SACState, key: Array, batch: Transition, model_params: PyTree, starts: Transition | None = None
+    ) -> tuple[SACState, dict]:
         """Take one step of critic, actor and temperature, all from gradients at the old parameters."""
         target_key, actor_key = jax.random.split(key)
         rows = expansion.critic_rows(view(state, state.actor, state.target_critic), target_key, batch, model_params)
         rows = rows._replace(obs=seen.norm(state)(rows.obs))
         critic, critic_opt, metrics = critic_step(critic_tx, q_network, state.critic, state.critic_opt, rows)
-        (a_loss, log_prob), a_grads = jax.value_and_grad(actor_loss, has_aux=True)(
-            state.actor, state, actor_key, first_rows(batch), model_params
+        starts = actor_starts(expansion, batch, starts)
+        a_grads, (a_loss, log_prob) = own.actor_gradient(
+            state.updates, partial(online_view, state), state.actor, actor_key, starts, model_params
         )
         entropy = -jnp.mean(log_prob)
-        t_loss, t_grad = jax.value_and_grad(alpha_loss)(state.log_alpha, entropy, target_entropy)
+        t_loss, t_grad = jax.value_and_grad(alpha_loss)(state.log_alpha, entropy, own.target_entropy(state.updates))
         actor, actor_opt = descend(actor_tx, a_grads, state.actor_opt, state.actor)
+        actor = policy.refresh(actor)
         log_alpha, alpha_opt = descend(alpha_tx, t_grad, state.alpha_opt, state.log_alpha)
         target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
         metrics |= actor_metrics(a_loss, a_grads)
         metrics |= {"actor/entropy": entropy, "alpha/loss": t_loss, "alpha/value": jnp.exp(state.log_alpha)}
-        new = SACState(actor, critic, target_critic, log_alpha, state.normalizer, actor_opt, critic_opt, alpha_opt)
-        return new, metrics
+        updates = state.updates + 1 if own.counts else ()
+        optimizers = actor_opt, critic_opt, alpha_opt
+        return SACState(actor, critic, target_critic, log_alpha, state.normalizer, *optimizers, updates), metrics
 
-    actor_grads = make_actor_grads(actor_loss, lambda state: state.actor)
-    return Agent(init, seen.observe, act, update, lambda s: view(s, s.actor, s.target_critic), actor_grads)
+    actor_grads = make_actor_grads(online_view, expansion, lambda state: state.actor)
+    return Agent(init, seen.observe, act, update, lambda s: view(s, s.actor, s.target_critic), *actor_grads)

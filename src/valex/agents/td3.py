@@ -8,13 +8,14 @@ The critics move first and the actor climbs the new Q_1. In a rollout of critic 
 as well as those on the way, so that V and Q of a control variate are those of one policy. Objectives are not smoothed.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from valex.agents.common import actor_metrics, critic_step, descend, first_rows, make_actor_grads, make_actor_loss
+from valex.agents.common import actor_metrics, actor_starts, critic_step, descend, make_actor_grads
 from valex.agents.ddpg import DDPGState, Params, bootstrap, make_learner
 from valex.expansion import Expansion
 from valex.settings import TD3Config
@@ -49,9 +50,9 @@ def make_td3(config: TD3Config, spec: EnvSpec, expansion: Expansion) -> Agent:
         params = state.online._replace(actor=actor)
         return bootstrap(learner, state, params, aggregate=lambda heads: heads[0])
 
-    actor_loss = make_actor_loss(online_view, expansion)
-
-    def update(state: DDPGState, key: Array, batch: Transition, model_params: PyTree) -> tuple[DDPGState, dict]:
+    def update(
+        state: DDPGState, key: Array, batch: Transition, model_params: PyTree, starts: Transition | None = None
+    ) -> tuple[DDPGState, dict]:
         """Take one step of the critics, and every `policy_delay` of them one of the actor and of the targets."""
         target_key, actor_key = jax.random.split(key)
         rows = expansion.critic_rows(target_view(state), target_key, batch, model_params)
@@ -62,8 +63,9 @@ def make_td3(config: TD3Config, spec: EnvSpec, expansion: Expansion) -> Agent:
 
         def delayed(state: DDPGState) -> DDPGState:
             """Climb the new first critic, then move both targets."""
-            old, first = state.online.actor, first_rows(batch)
-            (loss, _), grads = jax.value_and_grad(actor_loss, has_aux=True)(old, state, actor_key, first, model_params)
+            old, rows = state.online.actor, actor_starts(expansion, batch, starts)
+            view = partial(online_view, state)
+            grads, (loss, _) = expansion.actor_gradient(view, old, actor_key, rows, model_params)
             actor, actor_opt = descend(learner.actor_tx, grads, state.actor_opt, old)
             target = Params(
                 optax.incremental_update(actor, state.target.actor, config.tau_actor),
@@ -78,5 +80,5 @@ def make_td3(config: TD3Config, spec: EnvSpec, expansion: Expansion) -> Agent:
         state = jax.lax.cond(count % config.policy_delay == 0, delayed, waiting, state)
         return state, metrics | state.extra.metrics
 
-    actor_grads = make_actor_grads(actor_loss, lambda state: state.online.actor)
-    return Agent(init, learner.seen.observe, learner.act, update, target_view, actor_grads)
+    actor_grads = make_actor_grads(online_view, expansion, lambda state: state.online.actor)
+    return Agent(init, learner.seen.observe, learner.act, update, target_view, *actor_grads)

@@ -44,7 +44,8 @@ def _measures(config: RunConfig) -> tuple[Callable, dict[int, Callable]]:
     gradients: dict[int, Callable] = {}
     if parts.env.spec.differentiable and parts.agent.actor_grads:
         for h in horizons:
-            agent = make_parts(replace(config, actor=replace(config.actor, horizon=h, particles=1))).agent
+            actor = replace(config.actor, horizon=h, particles=1, gradient="dp", starts="replay")
+            agent = make_parts(replace(config, actor=actor)).agent
             gradients[h] = jax.jit(lambda s, k, b, agent=agent: per_sample_statistics(agent, s, k, b, ()))
     return targets, gradients
 
@@ -60,7 +61,8 @@ def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dic
         result["targets"] = _plain(targets(state.agent, key)) | counts
         if gradients:
             first = jax.jit(visited_transitions, static_argnums=(0, 3))(parts, state.agent, key, GRADIENT_SAMPLES)
-            result["actor_gradients"] = gradient_statistics(config, gradients, state.agent, key, first)
+            starts = jax.tree.map(lambda x: x[None], first)
+            result["actor_gradients"] = gradient_statistics(config, gradients, state.agent, key, starts)
     if settings.model_error_steps and parts.model:
         behaviour = config.train.warmup_noise if config.train.utd == 0 else "policy"
         study = ErrorStudy(settings.model_error_steps, settings.model_error_starts, behaviour, config.gamma)
@@ -72,12 +74,12 @@ def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dic
 
 
 def gradient_statistics(
-    config: RunConfig, measures: dict[int, Callable], agent_state: PyTree, key: Array, first: Transition
+    config: RunConfig, measures: dict[int, Callable], agent_state: PyTree, key: Array, starts: Transition
 ) -> dict:
-    """Return the statistics of oracle actor gradients at each horizon, on states that the final policy visits."""
+    """Return the statistics of oracle actor gradients at each horizon, on states [1, B] that the final policy visits."""
     rows: dict[str, list] = {}
     for measure in measures.values():
-        for name, value in _plain(measure(agent_state, key, first)).items():
+        for name, value in _plain(measure(agent_state, key, starts)).items():
             rows.setdefault(name, []).append(value)
     return {
         "horizons": list(measures),

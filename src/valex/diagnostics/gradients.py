@@ -8,20 +8,18 @@ from valex.types import Agent, Array, PyTree, Transition
 
 
 def per_sample_statistics(
-    agent: Agent, state: PyTree, key: Array, first: Transition, model_params: PyTree
+    agent: Agent, state: PyTree, key: Array, starts: Transition, model_params: PyTree
 ) -> dict[str, Array]:
-    """Return statistics of the per-sample actor gradients g_i at `first`, leaves [B, ...], B >= 2.
+    """Return statistics of the per-sample actor gradients g_i at `starts`, leaves [T, B, ...], B >= 2, T rows for each start.
 
     actor_sample_variance   trace of the covariance, sum_p 1/(B-1) sum_i (g_ip - mean_p)^2, over samples with finite g_i
     actor_param_std         std over the parameter entries of the mean gradient (what the release of 2412.20537 plots)
     actor_mean_norm         norm of the mean gradient
     nonfinite_share         share of samples whose gradient has an entry that is not finite
     """
-    grads_of = agent.actor_grads
-    assert grads_of is not None  # an agent without an actor has no such statistics
-    batch = first.reward.shape[0]
-    ones = jax.tree.map(lambda x: x[:, None, None], first)  # B batches of one window of one row
-    grads = jax.vmap(lambda k, b: grads_of(state, k, b, model_params))(jax.random.split(key, batch), ones)
+    assert agent.actor_sample_grads is not None  # an agent without an actor has no such statistics
+    batch = starts.reward.shape[1]
+    grads = agent.actor_sample_grads(state, key, starts, model_params)
     finite = jnp.all(
         jnp.stack([jnp.all(jnp.isfinite(g.reshape(batch, -1)), axis=1) for g in jax.tree.leaves(grads)]), axis=0
     )

@@ -43,6 +43,7 @@ class Outcome(NamedTuple):
     truncated: Array  # [N] bool, the clock ran out and the task had not ended
     sim_state: PyTree  # [N, ...] restarts the simulator at obs
     next_sim_state: PyTree  # [N, ...] restarts it at next_obs, also where the episode ended
+    age: Array  # [N] int32 control steps since the reset, at obs
 
 
 def make_env(config: EnvConfig) -> Env:
@@ -183,6 +184,7 @@ def step_batch(env: Env, key: Array, vec: VecState, action: Array) -> tuple[VecS
         truncated=truncated,
         sim_state=jax.vmap(env.sim_state)(vec.state),
         next_sim_state=jax.vmap(env.sim_state)(state),
+        age=vec.steps,
     )
     ended_here = VecState(state, steps)
     vec = jax.lax.cond(

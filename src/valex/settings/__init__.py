@@ -16,6 +16,7 @@ from valex.settings.agents import (
     Layers as Layers,
     LearnerConfig as LearnerConfig,
     Policy as Policy,
+    RPGConfig as RPGConfig,
     SACConfig,
     SpectralConfig,
     TD3Config as TD3Config,
@@ -23,6 +24,8 @@ from valex.settings.agents import (
 
 Estimator = Literal["plain", "doubly_robust"]
 Source = Literal["replay", "model"]
+Gradient = Literal["dp", "dr", "detach", "first_action", "lr", "ivw", "alpha_order", "total_propagation"]
+Starts = Literal["replay", "zeta", "nu", "mixture"]
 CriticAgg = Literal["min", "mean", "first"]
 MemberAgg = Literal["sample", "mean", "min"]
 Activation = Literal["relu", "silu"]
@@ -101,6 +104,20 @@ class ActorConfig:
     """P, model rollouts averaged (>= 1)."""
     divide_by_length: bool = True
     """Divide the objective by H + 1, as the released code does; recorded with every gradient statistic."""
+    gradient: Gradient = "dp"
+    """How J is differentiated: dp, dr, detach, first_action (through the model), lr (past it), or mixtures of dp and lr."""
+    starts: Starts = "replay"
+    """Where rollouts start: replay (uniform), zeta (first states), nu (discounted visits), mixture (start_mix nu, rest zeta)."""
+    start_mix: float = 0.5
+    """Share of nu in the mixture, in [0, 1]."""
+    grad_clip: float | None = None
+    """Largest norm of the batch's gradient (> 0); None: any."""
+    normalize_grad: bool = False
+    """Divide the batch's gradient by its norm."""
+    truncate: int = 0
+    """Let no gradient through a model state every so many steps (>= 0; 0: never)."""
+    adjoint_clip: float | None = None
+    """Largest norm of the gradient with respect to a model state on the way back, for each row (> 0); None: any."""
 
 
 @dataclass(frozen=True)

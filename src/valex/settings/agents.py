@@ -1,6 +1,6 @@
 """Every hyperparameter of a learner, declared once: one frozen dataclass per learner. Imports no jax."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Density = Literal["exploration", "released"]
@@ -53,6 +53,24 @@ class SACConfig(LearnerConfig):
     """Entropy temperature at the start (> 0)."""
     target_entropy_per_dim: float = -0.5
     """Target entropy in nats for each action dimension."""
+
+
+@dataclass(frozen=True)
+class RPGConfig(SACConfig):
+    """Reparameterisation policy gradient (2310.19927): a soft actor-critic whose actor climbs the value along a model."""
+
+    name: Literal["rpg"] = "rpg"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Learner, one of `valex list agents`."""
+    final_target_entropy_per_dim: float | None = None
+    """Target entropy at the end of its schedule, in nats for each action dimension; None: as at its start."""
+    entropy_decay: float = 1.0
+    """p of the schedule final + (start - final) (1 - updates / entropy_updates)^p (> 0)."""
+    entropy_updates: int = 100_000
+    """Updates over which the target entropy moves (>= 1)."""
+    model_free_updates: int = 0
+    """Updates of the actor with H = 0 before the first along the model (>= 0)."""
+    spectral: SpectralConfig = field(default_factory=SpectralConfig)
+    """Spectral normalisation of the policy's layers."""
 
 
 @dataclass(frozen=True)
@@ -115,5 +133,5 @@ class DDQNConfig(LearnerConfig):
     """Of the Boltzmann policy (> 0), in units of return."""
 
 
-AgentConfig = SACConfig | DDPGConfig | TD3Config | DDQNConfig
+AgentConfig = SACConfig | RPGConfig | DDPGConfig | TD3Config | DDQNConfig
 AGENT_CONFIGS: dict[str, type[AgentConfig]] = {cls().name: cls for cls in get_args(AgentConfig)}

@@ -1,0 +1,205 @@
+"""The agent of reparameterisation gradients: what it shares with SAC, every way to take its gradient, where it starts."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import linear_quadratic as lq
+import numpy as np
+import pytest
+from test_estimators import keys_of, segments
+
+from valex import replay as replays
+from valex.actor_expansion import make_actor_gradient, stabilised
+from valex.agents.rpg import target_entropy
+from valex.estimators.per_sample import MODES, per_sample_grads
+from valex.losses import gradient_norm
+from valex.models.passing import clip_adjoint, passing
+from valex.settings import (
+    ActorConfig,
+    EnvConfig,
+    EvalConfig,
+    ModelConfig,
+    RPGConfig,
+    RunConfig,
+    SACConfig,
+    SpectralConfig,
+    TrainConfig,
+)
+from valex.spectral import Vectors, sigma
+from valex.train import make_program, total_iterations
+from valex.types import StepOut, Transition
+
+SMALL = RunConfig(
+    env=EnvConfig(episode_length=20),
+    agent=RPGConfig(hidden=(16, 16)),
+    actor=ActorConfig(horizon=2),
+    model=ModelConfig("ensemble", num_models=1, deterministic=True, hidden=(16,), pretrain_steps=20),
+    train=TrainConfig(env_steps=120, warmup_steps=60, batch_size=16),
+    eval=EvalConfig(every=60, episodes=2, value_bias_states=0, grad_samples=4),
+    gamma=0.9,
+)
+
+
+def trained(config: RunConfig):
+    program = make_program(config)
+    return program.chunk(program.start(jnp.uint32(0)), jnp.int32(total_iterations(config)))
+
+
+def test_along_no_model_it_is_sac():
+    """h = 0, no schedule, no normalisation: RP(0), the same numbers bit for bit."""
+    own, _, _ = trained(replace(SMALL, actor=ActorConfig()))
+    sac, _, _ = trained(replace(SMALL, agent=SACConfig(hidden=(16, 16)), actor=ActorConfig()))
+    for name in ("actor", "critic", "target_critic", "log_alpha"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(own.agent, name), getattr(sac.agent, name))
+
+
+def test_the_model_is_used_when_its_time_has_come():
+    free, _, _ = trained(replace(SMALL, actor=ActorConfig()))
+    waiting, _, _ = trained(replace(SMALL, agent=replace(SMALL.agent, model_free_updates=10**6)))
+    along, _, _ = trained(replace(SMALL, agent=replace(SMALL.agent, model_free_updates=30)))
+    close = lambda a, b: all(np.allclose(x, y, rtol=1e-5) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))  # noqa: E731
+    assert close(waiting.agent.actor, free.agent.actor)
+    assert not close(along.agent.actor, free.agent.actor)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_gradient_trains_and_stays_finite(mode):
+    config = replace(SMALL, actor=replace(SMALL.actor, gradient=mode))
+    state, metrics, _ = trained(config)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.agent))
+    assert metrics["grad/actor_sample_variance"] > 0 and metrics["grad/nonfinite_share"] == 0
+    before = make_program(config).start(jnp.uint32(0))
+    assert any(
+        np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before.agent.actor, state.agent.actor)), strict=True)
+    )
+
+
+def test_normalised_policies_stay_so():
+    config = replace(SMALL, agent=replace(SMALL.agent, spectral=SpectralConfig("paper")))
+    state, _, _ = trained(config)
+    net, vectors = state.agent.actor["net"], state.agent.actor["vectors"]
+    assert set(net) == set(vectors)
+    for name, found in vectors.items():
+        exact = np.linalg.svd(np.asarray(net[name]["kernel"]), compute_uv=False).max()
+        np.testing.assert_allclose(sigma(net[name]["kernel"], Vectors(*found)), exact, rtol=0.03)
+
+
+def test_target_entropy_goes_where_it_is_told():
+    config = RPGConfig(
+        target_entropy_per_dim=0.0, final_target_entropy_per_dim=-2.0, entropy_decay=4.0, entropy_updates=100
+    )
+    found = [float(target_entropy(config, jnp.int32(n))) for n in (0, 50, 100, 1000)]
+    np.testing.assert_allclose(found, [0.0, -2.0 + 2.0 * 0.5**4, -2.0, -2.0], atol=1e-6)
+    assert target_entropy(RPGConfig(), jnp.int32(7)) == RPGConfig().target_entropy_per_dim
+
+
+# ---------------------------------------------------------------------------------------------------- the actor's side
+
+
+@pytest.mark.parametrize("divide", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_batch_gradient_is_the_mean_over_samples(mode, divide):
+    """On a linear-quadratic problem, in every mode; dp, detach, first_action and dr draw their noise for the whole batch."""
+    chain, starts, horizon = lq.chain(), lq.starts(4_000), 2
+    if mode == "dr":
+        starts = segments(chain, starts, keys_of(4_000), horizon)
+    config = ActorConfig(horizon, gradient=mode, divide_by_length=divide)
+    gradient, each = make_actor_gradient(config, lq.GAMMA, chain.model)
+    got, (loss, log_prob) = jax.jit(lambda t, s: gradient(chain.view, t, jax.random.key(5), s, ()))(lq.theta(), starts)
+    samples = jax.jit(lambda t, s: each(chain.view, t, keys_of(4_000, 6), s, ()))(lq.theta(), starts)
+    scale = -1.0 / (horizon + 1) if divide else -1.0
+    direct = jax.jit(lambda t, s: per_sample_grads(t, chain, s, keys_of(4_000, 6), horizon, mode))(lq.theta(), starts)
+    np.testing.assert_allclose(samples, scale * direct, rtol=1e-4, atol=1e-5)
+    error = jnp.std(samples, axis=0) / 4_000**0.5
+    assert np.all(np.abs(got - jnp.mean(samples, axis=0)) < 6 * error)
+    assert loss > 0 and log_prob.shape == (4_000,)
+
+
+def test_sizes_of_steps():
+    grads = {"w": jnp.array([3.0, 4.0])}
+    for config, norm in (
+        (ActorConfig(), 5.0),
+        (ActorConfig(grad_clip=2.0), 2.0),
+        (ActorConfig(grad_clip=9.0), 5.0),
+        (ActorConfig(normalize_grad=True), 1.0),
+    ):
+        np.testing.assert_allclose(gradient_norm(stabilised(config, grads)), norm, rtol=1e-6)
+
+
+def doubling():
+    """s' = 2 s + a, nothing else: d s_h / d s_0 = 2^h."""
+    model = lq.model()
+    step = lambda p, k, s, a: (2 * s + a, StepOut(2 * s + a, jnp.zeros(len(s)), jnp.zeros(len(s), bool)))  # noqa: E731
+    return model._replace(step=step)
+
+
+def end(model, s0, steps=4):
+    state = model.start((), jax.random.key(0), s0, ())
+    obs = s0
+    for _ in range(steps):
+        state, out = model.step((), jax.random.key(0), state, 0.0 * obs)
+        obs = out.obs
+    return obs
+
+
+def test_gradients_end_where_they_are_cut():
+    s0 = jnp.array([[1.0, -1.0], [0.5, 2.0]])
+    slope = lambda model: jax.grad(lambda s: jnp.sum(end(model, s)))(s0)  # noqa: E731
+    np.testing.assert_allclose(slope(doubling()), 16.0)
+    np.testing.assert_allclose(slope(passing(doubling(), 3, None)), 0.0)
+    np.testing.assert_allclose(slope(passing(doubling(), 5, None)), 16.0)
+    np.testing.assert_array_equal(end(passing(doubling(), 2, 0.1), s0), end(doubling(), s0))  # values pass
+
+
+def test_the_adjoint_is_clipped_row_by_row():
+    s0 = jnp.array([[1.0, -1.0], [0.5, 2.0]])
+    weight = jnp.array([[3.0, 4.0], [0.03, 0.04]])
+    slope = jax.grad(lambda s: jnp.sum(weight * end(passing(doubling(), 0, 1.0), s)))(s0)
+    np.testing.assert_allclose(
+        slope[0], 2.0 * np.array([0.6, 0.8]), rtol=1e-5
+    )  # 5, clipped to 1 after every step, times 2
+    np.testing.assert_allclose(slope[1], 16.0 * weight[1], rtol=1e-5)  # 0.4 before the last doubling: below the limit
+    rows = [jnp.ones((2, 3)), jnp.ones((2,))]
+    jax.tree.map(np.testing.assert_array_equal, clip_adjoint(rows, 0.1), rows)
+
+
+# -------------------------------------------------------------------------------------------------------------- starts
+
+
+def ring(length: int = 25, episodes: int = 40, capacity: int = 900) -> replays.Replay:
+    """Episodes of two environments whose obs is (episode, age, environment); the oldest have been overwritten."""
+    count = length * episodes
+    age = jnp.tile(jnp.arange(length), episodes)
+    episode = jnp.repeat(jnp.arange(episodes), length)
+    two = lambda x: jnp.stack([x, x], axis=1)  # noqa: E731
+    obs = jnp.stack([two(episode), two(age), jnp.stack([0 * age, 0 * age + 1], 1)], axis=-1).astype(jnp.float32)
+    last = two(age == length - 1)
+    steps = Transition(obs, obs[..., :1], two(0.0 * age), obs, jnp.zeros_like(last), last, age=two(age))
+    ring = replays.init(jax.tree.map(lambda x: x[0, 0], steps), capacity, 2)
+    return jax.lax.scan(lambda r, row: (replays.add(r, row), None), ring, steps)[0], count
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_starts_follow_their_law(share):
+    gamma, (full, _) = 0.9, ring()
+    found = jax.jit(lambda k: replays.sample_starts(full, k, (20_000, 3), gamma, share))(jax.random.key(0))
+    age = np.asarray(found.obs[0, :, 1]).astype(int)
+    law = gamma ** np.arange(25)
+    expected = share * law / law.sum()
+    expected[0] += 1.0 - share
+    seen = np.bincount(age, minlength=25) / len(age)
+    np.testing.assert_allclose(seen, expected, atol=0.015)
+    np.testing.assert_array_equal(found.age, found.obs[..., 1].astype(int))
+    ahead = np.diff(np.asarray(found.obs[..., 0] * 25 + found.obs[..., 1]), axis=0)
+    assert np.all(ahead == 1) and np.all(np.diff(found.obs[..., 2], axis=0) == 0)  # in a row, of one environment
+    assert np.abs(np.mean(found.obs[0, :, 2]) - 0.5) < 0.02
+    assert found.obs[0, :, 0].min() >= 3  # 900 of 1,000 rows: the first four episodes are gone
+
+
+def test_starts_are_kept_where_a_law_reads_them():
+    for starts, kept in (("replay", False), ("zeta", True), ("nu", True), ("mixture", True)):
+        config = replace(SMALL, actor=replace(SMALL.actor, starts=starts))
+        state, _, _ = trained(config)
+        stored = jax.tree.unflatten(state.replay.layout.tree, state.replay.layout.dtypes)
+        assert (stored.age == "int32") == kept
