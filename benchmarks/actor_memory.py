@@ -40,7 +40,7 @@ def serve_gradient(task: str, horizon: int, hidden: tuple[int, ...], whole: bool
     state = jax.jit(make_start(config, parts))(jnp.uint32(0))
     batch = jax.jit(replays.sample_sequences, static_argnums=(2, 3))(state.replay, jax.random.key(1), 256, parts.window)
     begin = time.perf_counter()
-    function = parts.agent.update if whole else parts.agent.actor_grads
+    function = parts.agent.update if whole else parts.agent.actor.grads
     compiled = jax.jit(function).lower(state.agent, jax.random.key(2), batch, ()).compile()
     about: dict = {"compile_s": time.perf_counter() - begin}
     memory = compiled.memory_analysis()

@@ -189,9 +189,9 @@ def test_targets_read_the_target_nets_and_objectives_the_online_ones(config):
     zeroed = state._replace(target=jax.tree.map(jnp.zeros_like, state.target))
     obs = batch().obs[0]
     assert not np.any(agent.bootstrap(zeroed).q(obs, batch().action[0]))
-    a, b = (agent.actor_grads(s, jax.random.key(1), batch(), ()) for s in (state, zeroed))
+    a, b = (agent.actor.grads(s, jax.random.key(1), batch(), ()) for s in (state, zeroed))
     jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert same(agent.actor_grads(state, jax.random.key(1), batch(), ()), a)  # and no noise enters the objective
+    assert same(agent.actor.grads(state, jax.random.key(1), batch(), ()), a)  # and no noise enters the objective
 
 
 @pytest.mark.parametrize("config", [DDPG, TD3])

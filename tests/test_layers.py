@@ -30,6 +30,8 @@ LAYERS = [
         "progress",
         "doctor",
         "arguments",
+        "diagnose",
+        "cli_diagnose",
         "studies",
         "report",
         "cli",

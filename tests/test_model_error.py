@@ -10,9 +10,9 @@ import pytest
 from grid_world import CELLS, FLICKER, LAMP_FLAG, make_grid_world
 
 import valex
-from valex.diagnostics.final import _plain
 from valex.diagnostics.model_error import ErrorStudy, measure, model_error
 from valex.diagnostics.model_statistics import explained, spread_of_members, summary
+from valex.diagnostics.plain import plain
 from valex.envs.base import native_env
 from valex.envs.classic import PendulumState, make_pendulum
 from valex.models.grid import make_grid
@@ -88,7 +88,7 @@ def policy(state, key, obs, explore):
 
 
 MEMBERS = opinionated(wrong_opinions, 3)
-AGENT = Agent(*[policy] * 6)
+AGENT = Agent(*[policy] * 5)
 
 
 def errors(wrong, env=None, study=STUDY, key=KEY):
@@ -313,7 +313,7 @@ def test_a_learned_model_of_flags_is_measured():
     first = result["one_step"]
     ratio = first["mean"]["error"]["rms"] / first["persistence"]["error"]["rms"]
     assert 0.8 < ratio < 1.2 and "predicted_variance" not in result
-    assert _plain(result)["left_out"]["derivatives"] == "flags have no derivatives"
+    assert plain(result)["left_out"]["derivatives"] == "flags have no derivatives"
     with pytest.raises(ValueError, match="behaviour: .*grid_world are discrete"):
         found(parts, model.init(KEY), STUDY._replace(behaviour="ou"))
 

@@ -10,6 +10,7 @@ from valex.diagnostics.moments import (
     heavy_tails,
     released_expectation,
     released_meter,
+    side_by_side,
     statistics_of,
     with_intervals,
 )
@@ -32,7 +33,7 @@ def estimator(k: int):
 @pytest.fixture(scope="module")
 def sums():
     starts = jax.random.normal(jax.random.key(0), (4096, 4))
-    return collect_sums([estimator(0), estimator(1)], starts, jax.random.key(1), 4, 32)
+    return collect_sums(side_by_side([estimator(0), estimator(1)]), starts, jax.random.key(1), 4, 32)
 
 
 def test_moments_are_those_of_the_construction(sums):
@@ -54,7 +55,7 @@ def test_moments_are_those_of_the_construction(sums):
 def test_statistics_are_the_textbook_ones():
     """On 24 starts with 3 draws, written out over all gradients."""
     starts, key = jax.random.normal(jax.random.key(2), (24, 4)), jax.random.key(3)
-    sums = collect_sums([estimator(0), estimator(1)], starts, key, 3, 4)
+    sums = collect_sums(side_by_side([estimator(0), estimator(1)]), starts, key, 3, 4)
     keys = jax.random.split(key, (4, 18)).reshape(72)
     grads = np.stack(
         [np.asarray(estimator(k)(jnp.repeat(starts, 3, axis=0), keys)["w"][..., 0], float) for k in (0, 1)]
@@ -74,7 +75,7 @@ def test_what_is_not_finite_is_left_out_and_counted():
         return {"w": jnp.where(starts[:, :1] > 1.0, jnp.nan, estimator(0)(starts, keys)["w"][..., 0])}
 
     starts = jax.random.normal(jax.random.key(0), (512, 4))
-    sums = collect_sums([estimator(0), broken], starts, jax.random.key(1), 2, 8)
+    sums = collect_sums(side_by_side([estimator(0), broken]), starts, jax.random.key(1), 2, 8)
     share = np.mean(np.asarray(starts[:, 0]) > 1.0)
     np.testing.assert_allclose(sums.nonfinite, [0.0, share], atol=1e-6)
     assert int(sums.starts.sum()) == round(512 * (1 - share))
@@ -84,7 +85,7 @@ def test_what_is_not_finite_is_left_out_and_counted():
 def test_too_few_starts_are_refused():
     starts = jnp.full((4, 4), jnp.nan)
     with pytest.raises(ValueError, match="fewer than two"):
-        statistics_of(collect_sums([estimator(0)], starts, jax.random.key(1), 2, 2))
+        statistics_of(collect_sums(side_by_side([estimator(0)]), starts, jax.random.key(1), 2, 2))
 
 
 def test_the_released_meter_mixes_variance_and_signal():
@@ -96,7 +97,7 @@ def test_the_released_meter_mixes_variance_and_signal():
     expected = released_expectation(np.sum(std**2), np.sum(mean**2), 20, length)
     np.testing.assert_allclose(expected * length**2, 3.5 * np.sum(std**2) + 35 * np.sum(mean**2), rtol=1e-12)
     np.testing.assert_allclose(jnp.mean(found), expected, rtol=0.02)
-    sums = collect_sums([lambda s, k: s], drawn.reshape(-1, 3), jax.random.key(0), 1, 32)
+    sums = collect_sums(lambda s, k: s[None], drawn.reshape(-1, 3), jax.random.key(0), 1, 32)
     np.testing.assert_allclose(statistics_of(sums).trace, np.sum(std**2), rtol=0.01)
 
 
@@ -108,7 +109,7 @@ def test_the_meter_falls_when_the_policy_converges_though_the_variance_stays():
     meter = jax.vmap(lambda g: released_meter(g, 1))
     assert jnp.mean(meter(early)) > 10 * jnp.mean(meter(late))
     for drawn in (early, late):
-        sums = collect_sums([lambda s, k: s], drawn.reshape(-1, 3), jax.random.key(0), 1, 8)
+        sums = collect_sums(lambda s, k: s[None], drawn.reshape(-1, 3), jax.random.key(0), 1, 8)
         np.testing.assert_allclose(statistics_of(sums).trace, 3.0, rtol=0.03)
 
 

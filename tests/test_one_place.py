@@ -26,8 +26,9 @@ def files_matching(pattern: str) -> set[str]:
 
 def test_there_is_one_rollout():
     """Whatever follows a model step by step uses the step of windows.py; the others take a single step."""
-    wraps = {"models/segments.py", "models/passing.py"}
-    alone = {*wraps, "diagnostics/model_derivatives.py", "diagnostics/model_error.py"}
+    wraps = {f"models/{name}.py" for name in ("segments", "passing", "swap")}
+    single = ("model_derivatives", "model_error", "swap", "derivative_errors", "surroundings")
+    alone = wraps | {f"diagnostics/{name}.py" for name in single}
     assert files_matching(r"model\.step\(") - alone == {"windows.py"}
 
 

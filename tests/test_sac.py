@@ -132,7 +132,7 @@ def test_bootstrap_reads_the_target_critic_and_actor_losses_the_online_one():
     state = agent.init(jax.random.key(0))
     zeroed = state._replace(target_critic=jax.tree.map(jnp.zeros_like, state.critic))
     assert not np.any(agent.bootstrap(zeroed).q(batch().obs[0], batch().action[0]))
-    a, b = (agent.actor_grads(s, jax.random.key(1), batch(), ()) for s in (state, zeroed))
+    a, b = (agent.actor.grads(s, jax.random.key(1), batch(), ()) for s in (state, zeroed))
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 

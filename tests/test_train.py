@@ -161,7 +161,7 @@ def constant_agent(q_value: float) -> Agent:
 
     boot = Bootstrap(act, lambda o, u: u[..., 0], number, lambda lp: 0.0 * lp, number, lambda o, a: number(o, a)[None])
     nothing = lambda *args: ()  # noqa: E731
-    return Agent(nothing, nothing, lambda s, k, o, explore: act(k, o), nothing, lambda s: boot, nothing)
+    return Agent(nothing, nothing, lambda s, k, o, explore: act(k, o), nothing, lambda s: boot)
 
 
 @pytest.mark.parametrize("error", [0.0, 2.0])

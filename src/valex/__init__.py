@@ -24,6 +24,9 @@ _EXPORTS = {
     "make_ddpg": "agents.ddpg", "make_td3": "agents.td3", "make_ddqn": "agents.ddqn",
     "make_parts": "train", "make_program": "train", "sample_sequences": "replay", "load_agent": "finished",
     "model_error": "diagnostics.model_error", "ErrorStudy": "diagnostics.model_error",
+    "gradient_diagnosis": "diagnostics.diagnosis", "GradientStudy": "diagnostics.laboratory",
+    "GradientSubject": "diagnostics.subject", "write_diagnosis": "report.diagnosis", "RPGConfig": "settings",
+    "make_rpg": "agents.rpg", "per_sample_grads": "estimators.per_sample", "Chain": "estimators.pathwise",
     "read_runs": "store", "write_report": "report.html",
 }  # fmt: skip
 

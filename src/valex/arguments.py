@@ -73,10 +73,58 @@ class ReportCommand:
     """Folder of the report; the default is DIR/report."""
 
 
+Law = Literal["visited", "nu", "zeta"]
+
+
+@dataclass(frozen=True)
+class DiagnoseOptions:
+    """What a diagnosis of gradients measures, and where it goes."""
+
+    horizons: tuple[int, ...] = (0, 1, 3, 5, 8, 10, 15)
+    """Horizons h, model steps (each >= 0)."""
+    modes: tuple[str, ...] = ("dp", "dr", "detach", "first_action", "lr")
+    """Ways to take the gradient; the run's own comes first, and what its policy cannot do is left out."""
+    starts: int = 256
+    """Start states (a multiple of 16, >= 32)."""
+    draws: int = 4
+    """Noises for each start (>= 2)."""
+    law: Law = "visited"
+    """Where rollouts start: visited (uniform over what the policy visits), nu (weighted by gamma^age), zeta (resets)."""
+    batch: int = 0
+    """N, gradients that an update averages; 0: the run's batch size."""
+    sample_seed: int = 0
+    """Seed of starts and noises."""
+    out: Path | None = None
+    """Folder of the report; the default is RUN/diagnosis, or runs/diagnosis/PRESET."""
+    device: Device = "auto"
+    """Where jax computes; cuda fails loudly where there is none."""
+    quiet: bool = False
+    """Print nothing but errors and what was found."""
+    json: bool = False
+    """Print what was measured as one JSON object on stdout."""
+
+
+@dataclass(frozen=True)
+class DiagnoseRunCommand:
+    """Measure why the policy gradient of a stored run is as it is, and which horizon to use; write a report."""
+
+    options: Annotated[DiagnoseOptions, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class DiagnosePresetCommand:
+    """The same for a fresh policy of a preset, with a model that has learned from the warm-up alone."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    options: Annotated[DiagnoseOptions, tyro.conf.arg(name="")]
+
+
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")  # the a.b of a.b=v
 _FLAGS = {name for name, hint in TYPES.items() if hint in (bool, bool | None)}
-_FLAGS |= {f.name for cls in (RunOptions, StudyCommand, ReportCommand) for f in fields(cls) if f.type is bool}
-_LISTS = {name for name, hint in TYPES.items() if get_origin(hint) is tuple} | {"seeds", "agents"}
+_FLAGS |= {
+    f.name for cls in (RunOptions, StudyCommand, ReportCommand, DiagnoseOptions) for f in fields(cls) if f.type is bool
+}
+_LISTS = {name for name, hint in TYPES.items() if get_origin(hint) is tuple} | {"seeds", "agents", "horizons", "modes"}
 _OPTIONAL = {name for name, hint in TYPES.items() if type(None) in get_args(hint)}
 
 

@@ -1,4 +1,4 @@
-"""The command line: valex train | study | report | list | doctor.
+"""The command line: valex train | study | report | diagnose | list | doctor.
 
 Exit codes: 0 ok, 1 a run failed, 2 usage or no such device, 3 diverged (not finite), 75 stopped by SIGTERM with a
 checkpoint saved, 130 SIGINT, 141 nobody reads stdout. Nothing here imports jax before a command needs it, so that help
@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ USAGE = f"""valex {__version__}: a laboratory for value expansion in reinforceme
   valex train PRESET [--field value ...]    train one config; presets: {", ".join(PRESETS)}
   valex study NAME --preset smoke|quick|paper   run a grid of configs and report on it; studies: {", ".join(STUDIES)}
   valex report DIR                          write the HTML report of the runs in DIR
+  valex diagnose gradients RUN              why a policy gradient is as it is, and which horizon to use
   valex list {"|".join(TABLES)}
   valex doctor                              what is installed, which device, what is missing
 
@@ -293,6 +295,7 @@ def doctor(arguments: list[str]) -> int:
 
 
 COMMANDS = {"train": train, "study": study, "report": report, "list": list_table, "doctor": doctor}
+ELSEWHERE = {"diagnose": "valex.cli_diagnose"}  # modules with a function of the command's name
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -333,8 +336,10 @@ def dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
+    if words[0] in ELSEWHERE:
+        return getattr(import_module(ELSEWHERE[words[0]]), words[0])(words[1:])
     if words[0] not in COMMANDS:
-        raise UsageError(f"command: {words[0]!r} is not known; choose one of {', '.join(COMMANDS)}")
+        raise UsageError(f"command: {words[0]!r} is not known; choose one of {', '.join((*COMMANDS, *ELSEWHERE))}")
     return COMMANDS[words[0]](words[1:])
 
 

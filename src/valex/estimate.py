@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from valex import store
 from valex.config import canonical, horizon, run_id
 from valex.diagnostics.overhead import median_seconds
-from valex.diagnostics.targets import visited_transitions
+from valex.diagnostics.visits import visited_transitions
 from valex.distributions import random_action
 from valex.envs.base import reset_batch
 from valex.launch import available_cores, groups, shape

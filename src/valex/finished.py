@@ -42,14 +42,20 @@ def lasting(state: Any) -> Any:
 
 
 def load_agent(path: Path | str) -> tuple[Parts, TrainState]:
-    """Return the components of a finished run and its state: `agent` and `model` as they ended, no replay, no environments.
+    """Return the components of a run and its state: `agent` and `model` as they ended, no replay, no environments.
 
-    Raises StoreError if the run has not finished, was damaged or made by another version.
+    Of a run that has not finished they are those of its newest whole checkpoint.
+    Raises StoreError if there is none of either, or what there is was damaged or made by another version.
     """
     path = Path(path)
     config = store.read_run(path).config
     parts = make_parts(config)
     shapes = jax.eval_shape(make_start(config, parts), jax.ShapeDtypeStruct((), jnp.uint32))
+    if not (path / "final.safetensors").exists():
+        for env_steps in store.checkpoint_steps(path):
+            arrays = store.load_checkpoint(path, env_steps)
+            if arrays is not None:
+                return parts, lasting(restore(shapes, arrays, f"{path}: checkpoint at {env_steps}"))
     return parts, restore(lasting(shapes), store.load_final(path), str(path / "final.safetensors"))
 
 

@@ -237,7 +237,7 @@ def make_evaluation(config: RunConfig, parts: Parts) -> Callable:
             metrics |= evaluate.value_bias(
                 parts.env, parts.agent, state.agent, bias_key, config.gamma, settings.value_bias_states
             )
-        if settings.grad_samples and parts.agent.actor_grads:
+        if settings.grad_samples and parts.agent.actor:
             sample_key, noise_key = jax.random.split(jax.random.fold_in(grad_key, state.iterations))
             starts = starts_of(config, parts, state.replay, sample_key, settings.grad_samples)
             metrics |= per_sample_statistics(parts.agent, state.agent, noise_key, starts, state.model)

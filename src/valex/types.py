@@ -76,6 +76,7 @@ class Env(NamedTuple):
     restart: Callable  # (sim_state) -> state
     terminated: Callable | None  # (obs, action, next_obs) -> bool, the known termination function; None: not known
     project: Callable = _unchanged  # (sim_state) -> the sim_state nearest to it from which `restart` can go on
+    invert: Callable | None = None  # (obs) -> a state with that obs, differentiable; None: obs does not tell the state
 
 
 class Bootstrap(NamedTuple):
@@ -132,6 +133,16 @@ class Model(NamedTuple):
     )
 
 
+class ActorSide(NamedTuple):
+    """What can be asked about the gradient of a learner's actor."""
+
+    params: Callable  # (state) -> the actor's parameters
+    view: Callable  # (state, parameters) -> Bootstrap with the critic that the actor climbs
+    grads: Callable  # (state, key, batch [T, B], model_params) -> gradient of the actor's loss
+    sample_grads: Callable  # the same of every sample, leaves [B, ...], neither clipped nor normalised
+    refresh: Callable = _unchanged  # (parameters) -> parameters   what a normalised policy does once per update
+
+
 class Agent(NamedTuple):
     """A learner as pure functions over one state PyTree."""
 
@@ -140,12 +151,7 @@ class Agent(NamedTuple):
     act: Callable  # (state, key, obs, explore) -> ActionSample    explore False: the evaluation policy
     update: Callable  # (state, key, batch [T, B], model_params, starts [T', B] | None) -> (state, metrics)
     bootstrap: Callable  # (state) -> Bootstrap                    target parameters; also read by diagnostics
-    actor_grads: Callable | None = (
-        None  # (state, key, batch, model_params) -> gradient of the actor's loss; None: no actor
-    )
-    actor_sample_grads: Callable | None = (
-        None  # the same of every sample, leaves [B, ...], neither clipped nor normalised
-    )
+    actor: ActorSide | None = None  # None: there is no actor
 
 
 class ReturnInputs(NamedTuple):

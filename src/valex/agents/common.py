@@ -14,7 +14,7 @@ from valex.losses import gradient_norm, gradient_param_std, td_loss
 from valex.networks import Network
 from valex.settings import DDQNConfig, LearnerConfig
 from valex.targets import target_metrics
-from valex.types import Array, CriticRows, EnvSpec, PyTree, Transition
+from valex.types import ActorSide, Array, CriticRows, EnvSpec, PyTree, Transition
 
 
 def need_actions(spec: EnvSpec, config: LearnerConfig) -> None:
@@ -85,8 +85,8 @@ def actor_starts(expansion: Expansion, batch: Transition, starts: Transition | N
     return rows if expansion.start_rows > 1 else first_rows(rows)
 
 
-def make_actor_grads(view: Callable, expansion: Expansion, actor_of: Callable) -> tuple[Callable, Callable]:
-    """Build the gradients of an actor that `Agent` offers, of a batch and of every sample; view: (state, actor) -> Bootstrap."""
+def make_actor_side(view: Callable, expansion: Expansion, actor_of: Callable) -> ActorSide:
+    """Build what an agent with an actor offers of its gradient; view: (state, actor) -> Bootstrap, actor_of: (state) -> actor."""
 
     def grads(state: Any, key: Array, batch: Transition, model_params: PyTree) -> PyTree:
         """Return the gradient at the actor of a state."""
@@ -98,7 +98,7 @@ def make_actor_grads(view: Callable, expansion: Expansion, actor_of: Callable) -
         starts, keys = actor_starts(expansion, batch, None), jax.random.split(key, batch.reward.shape[1])
         return expansion.actor_grads(partial(view, state), actor_of(state), keys, starts, model_params)
 
-    return grads, each
+    return ActorSide(actor_of, view, grads, each)
 
 
 def actor_metrics(loss: Array, grads: PyTree) -> dict[str, Array]:

@@ -25,7 +25,7 @@ from valex.agents.common import (
     actor_starts,
     critic_step,
     descend,
-    make_actor_grads,
+    make_actor_side,
     make_observations,
     need_actions,
     smallest,
@@ -181,5 +181,5 @@ def make_ddpg(config: DDPGConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         new = DDPGState(Params(actor, critic), target, state.normalizer, actor_opt, critic_opt)
         return new, metrics | actor_metrics(loss, a_grads)
 
-    actor_grads = make_actor_grads(online_view, expansion, lambda state: state.online.actor)
-    return Agent(learner.init, learner.seen.observe, learner.act, update, target_view, *actor_grads)
+    actor_side = make_actor_side(online_view, expansion, lambda state: state.online.actor)
+    return Agent(learner.init, learner.seen.observe, learner.act, update, target_view, actor_side)

@@ -23,7 +23,7 @@ from valex.agents.common import (
     actor_starts,
     critic_step,
     descend,
-    make_actor_grads,
+    make_actor_side,
     make_observations,
     need_actions,
     smallest,
@@ -155,5 +155,5 @@ def make_soft(config: SACConfig, spec: EnvSpec, expansion: Expansion, own: Own) 
         optimizers = actor_opt, critic_opt, alpha_opt
         return SACState(actor, critic, target_critic, log_alpha, state.normalizer, *optimizers, updates), metrics
 
-    actor_grads = make_actor_grads(online_view, expansion, lambda state: state.actor)
-    return Agent(init, seen.observe, act, update, lambda s: view(s, s.actor, s.target_critic), *actor_grads)
+    actor_side = make_actor_side(online_view, expansion, lambda state: state.actor)._replace(refresh=policy.refresh)
+    return Agent(init, seen.observe, act, update, lambda s: view(s, s.actor, s.target_critic), actor_side)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from valex.agents.common import actor_metrics, actor_starts, critic_step, descend, make_actor_grads
+from valex.agents.common import actor_metrics, actor_starts, critic_step, descend, make_actor_side
 from valex.agents.ddpg import DDPGState, Params, bootstrap, make_learner
 from valex.expansion import Expansion
 from valex.settings import TD3Config
@@ -80,5 +80,5 @@ def make_td3(config: TD3Config, spec: EnvSpec, expansion: Expansion) -> Agent:
         state = jax.lax.cond(count % config.policy_delay == 0, delayed, waiting, state)
         return state, metrics | state.extra.metrics
 
-    actor_grads = make_actor_grads(online_view, expansion, lambda state: state.online.actor)
-    return Agent(init, learner.seen.observe, learner.act, update, target_view, *actor_grads)
+    actor_side = make_actor_side(online_view, expansion, lambda state: state.online.actor)
+    return Agent(init, learner.seen.observe, learner.act, update, target_view, actor_side)

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import jax
-import numpy as np
 
 from valex import replay as replays
 from valex.diagnostics.gradients import per_sample_statistics
 from valex.diagnostics.model_error import ErrorStudy, model_error
 from valex.diagnostics.overhead import update_split
-from valex.diagnostics.targets import TargetStudy, horizons_of, target_statistics, visited_transitions
+from valex.diagnostics.plain import plain
+from valex.diagnostics.targets import TargetStudy, horizons_of, target_statistics
+from valex.diagnostics.visits import visited_transitions
 from valex.expansion import make_critic_target
 from valex.models.oracle import make_oracle
 from valex.settings import RunConfig
@@ -20,18 +20,6 @@ from valex.train import Parts, TrainState, make_parts, stream
 from valex.types import Array, PyTree, Transition
 
 GRADIENT_SAMPLES = 64
-
-
-def _plain(tree: PyTree) -> Any:
-    """Turn arrays into lists and numbers; numbers that are not finite into None, as JSON has no word for them."""
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    if isinstance(tree, str):
-        return tree
-    values = np.asarray(tree, float)
-    clean = values.astype(object)
-    clean[~np.isfinite(values)] = None
-    return clean.tolist()
 
 
 @lru_cache(maxsize=8)
@@ -42,7 +30,7 @@ def _measures(config: RunConfig) -> tuple[Callable, dict[int, Callable]]:
     study = TargetStudy(config.gamma, horizons, settings.target_states, settings.target_particles)
     targets = jax.jit(lambda s, k: target_statistics(parts, s, k, study))
     gradients: dict[int, Callable] = {}
-    if parts.env.spec.differentiable and parts.agent.actor_grads:
+    if parts.env.spec.differentiable and parts.agent.actor:
         for h in horizons:
             actor = replace(config.actor, horizon=h, particles=1, gradient="dp", starts="replay")
             agent = make_parts(replace(config, actor=actor)).agent
@@ -58,7 +46,7 @@ def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dic
         horizons = horizons_of(settings.target_horizons)
         targets, gradients = _measures(replace(config, seed=0, store=type(config.store)()))
         counts = {"horizons": list(horizons), "states": settings.target_states, "particles": settings.target_particles}
-        result["targets"] = _plain(targets(state.agent, key)) | counts
+        result["targets"] = plain(targets(state.agent, key)) | counts
         if gradients:
             first = jax.jit(visited_transitions, static_argnums=(0, 3))(parts, state.agent, key, GRADIENT_SAMPLES)
             starts = jax.tree.map(lambda x: x[None], first)
@@ -67,7 +55,7 @@ def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dic
         behaviour = config.train.warmup_noise if config.train.utd == 0 else "policy"
         study = ErrorStudy(settings.model_error_steps, settings.model_error_starts, behaviour, config.gamma)
         counts = {"starts": study.starts, "members": parts.model.members, "behaviour": behaviour, "gamma": study.gamma}
-        result["model_error"] = _plain(model_error(parts, state, key, study)) | counts
+        result["model_error"] = plain(model_error(parts, state, key, study)) | counts
     if settings.overhead:
         result["overhead"] = overhead(config, parts, state)
     return result
@@ -79,7 +67,7 @@ def gradient_statistics(
     """Return the statistics of oracle actor gradients at each horizon, on states [1, B] that the final policy visits."""
     rows: dict[str, list] = {}
     for measure in measures.values():
-        for name, value in _plain(measure(agent_state, key, starts)).items():
+        for name, value in plain(measure(agent_state, key, starts)).items():
             rows.setdefault(name, []).append(value)
     return {
         "horizons": list(measures),

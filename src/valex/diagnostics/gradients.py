@@ -17,9 +17,9 @@ def per_sample_statistics(
     actor_mean_norm         norm of the mean gradient
     nonfinite_share         share of samples whose gradient has an entry that is not finite
     """
-    assert agent.actor_sample_grads is not None  # an agent without an actor has no such statistics
+    assert agent.actor is not None  # an agent without an actor has no such statistics
     batch = starts.reward.shape[1]
-    grads = agent.actor_sample_grads(state, key, starts, model_params)
+    grads = agent.actor.sample_grads(state, key, starts, model_params)
     finite = jnp.all(
         jnp.stack([jnp.all(jnp.isfinite(g.reshape(batch, -1)), axis=1) for g in jax.tree.leaves(grads)]), axis=0
     )

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from valex.statistics import Interval, jackknife
 from valex.types import Array, PyTree
@@ -40,8 +41,13 @@ def flat(grads: PyTree) -> Array:
     return jnp.concatenate([g.reshape(g.shape[0], -1) for g in jax.tree.leaves(grads)], axis=1)
 
 
-def collect_sums(estimators: Sequence[Callable], starts: PyTree, key: Array, draws: int, chunks: int) -> Sums:
-    """Evaluate estimators (starts, keys) -> per-sample gradients, leaves [B, ...], on S starts with m noises each.
+def side_by_side(estimators: Sequence[Callable]) -> Callable:
+    """Return the bank of K estimators (starts, keys) -> gradients, leaves [B, ...]: (starts, keys) -> [K, B, P]."""
+    return lambda starts, keys: jnp.stack([flat(f(starts, keys)) for f in estimators])
+
+
+def collect_sums(bank: Callable, starts: PyTree, key: Array, draws: int, chunks: int) -> Sums:
+    """Evaluate a bank (starts, keys) -> per-sample gradients of K estimators, [K, B, P], on S starts with m noises each.
 
     starts: leaves [S, ...]; S a multiple of `chunks` >= 2. All estimators get the same starts and the same keys, so what they
     share cancels in their differences. A start at which any gradient is not finite is left out for every estimator.
@@ -55,9 +61,9 @@ def collect_sums(estimators: Sequence[Callable], starts: PyTree, key: Array, dra
         """Sum up one chunk: every start `draws` times."""
         part, part_keys = at
         repeated = jax.tree.map(lambda x: jnp.repeat(x, draws, axis=0), part)
-        found = jnp.stack([flat(f(repeated, part_keys)) for f in estimators])  # [K, size * m, P]
+        found = bank(repeated, part_keys)  # [K, size * m, P]
         finite = jnp.all(jnp.isfinite(found), axis=-1)
-        good = jnp.all(finite.reshape(len(estimators), size, draws), axis=(0, 2))  # [size]
+        good = jnp.all(finite.reshape(-1, size, draws), axis=(0, 2))  # [size]
         split = found.reshape(*found.shape[:1], size, draws, -1)
         split = jnp.where(good[None, :, None, None], split, 0.0)
         mean = jnp.mean(split, axis=2)  # [K, size, P]
@@ -67,7 +73,7 @@ def collect_sums(estimators: Sequence[Callable], starts: PyTree, key: Array, dra
         return None, out
 
     _, (count, total, products, squares, norms, finite) = jax.lax.scan(chunk, None, (rows, keys))
-    norms = jnp.moveaxis(norms, 0, 1).reshape(len(estimators), number, draws)
+    norms = jnp.moveaxis(norms, 0, 1).reshape(norms.shape[1], number, draws)
     return Sums(count, total, products, squares, norms, draws, 1.0 - jnp.mean(finite, axis=(0, 2)))
 
 
@@ -140,3 +146,31 @@ def released_meter(grads: Array, length: int) -> Array:
 def released_expectation(trace: np.ndarray, signal: np.ndarray, samples: int, length: int) -> np.ndarray:
     """Return what `released_meter` gives in the mean where the trace is tr and the signal |E g|^2 (spec 2.2)."""
     return ((samples + 1) / 6 * trace + samples * (samples + 1) / 12 * signal) / length**2
+
+
+def covariances(sums: Sums) -> np.ndarray:
+    """Return tr Cov(gbar_k, gbar_l) over starts of K estimators, [K, K]; with one draw for each start, of the gradients."""
+    n, total = np.sum(sums.starts), np.sum(np.asarray(sums.total, float), axis=0)
+    return (np.sum(np.asarray(sums.products, float), axis=0) - total @ total.T / n) / (n - 1)
+
+
+def agreement(sums: Sums, first: int, second: int, projections: int = 32, seed: int = 0) -> dict[str, float]:
+    """Return whether two estimators have one mean: t tests over chunks of their difference along random directions.
+
+    largest       largest |t| of C - 1 degrees of freedom over the directions
+    p_value       of that, times the number of directions, at most 1 (Bonferroni)
+    trace_ratio   trace of the first over that of the second: above 1 the second has the smaller variance
+    """
+    keep = np.asarray(sums.starts) > 0
+    means = np.asarray(sums.total, float)[keep] / np.asarray(sums.starts, float)[keep, None, None]
+    apart = means[:, first] - means[:, second]
+    directions = np.random.default_rng(seed).normal(size=(projections, apart.shape[1]))
+    along = apart @ directions.T
+    error = np.std(along, axis=0, ddof=1) / np.sqrt(len(along))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(np.mean(along, axis=0)) / error
+    t = np.where(error > 0.0, t, 0.0)
+    trace = statistics_of(sums).trace
+    p = 2.0 * special.stdtr(len(along) - 1, -np.max(t))
+    ratio = float(trace[first] / trace[second]) if trace[second] > 0 else float("nan")
+    return {"largest": float(np.max(t)), "p_value": float(min(1.0, projections * p)), "trace_ratio": ratio}

@@ -33,7 +33,7 @@ def update_split(parts: Parts, critic_target: Callable, state: PyTree, batch: Tr
     agent, key = parts.agent, jax.random.key(0)
     update = jax.jit(agent.update)
     target = jax.jit(lambda s, k, b, m: critic_target(agent.bootstrap(s), k, b, m))
-    timed = [update, target] + ([jax.jit(agent.actor_grads)] if agent.actor_grads else [])
+    timed = [update, target] + ([jax.jit(agent.actor.grads)] if agent.actor else [])
     seconds = [median_seconds(f, state, key, batch, model_params) for f in timed] + [0.0]
     return {
         "update_s": seconds[0],

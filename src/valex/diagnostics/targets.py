@@ -6,16 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from valex.envs.base import reset_batch
+from valex.diagnostics.visits import visited_transitions
 from valex.evaluate import monte_carlo_steps
 from valex.models.oracle import make_oracle
 from valex.targets import H_STEP, TD_LAMBDA
-from valex.train import Parts, collect
+from valex.train import Parts
 from valex.types import Array, Bootstrap, Model, PyTree, Transition
 from valex.windows import Rollout, from_model, real_row, rollout
-
-COLLECTORS = 32  # environments that gather the states
-COLLECT_STEPS = 200  # control steps each of them runs, at most its episode length
 
 
 class TargetStudy(NamedTuple):
@@ -25,18 +22,6 @@ class TargetStudy(NamedTuple):
     horizons: tuple[int, ...]
     states: int  # S, at least 2
     particles: int  # P rollouts per state, at least 2
-
-
-def visited_transitions(parts: Parts, state: PyTree, key: Array, count: int) -> Transition:
-    """Return `count` transitions drawn uniformly from those the agent's exploring policy visits, with simulator states."""
-    env = parts.env
-    reset_key, walk_key, draw_key = jax.random.split(key, 3)
-    envs = reset_batch(env, reset_key, COLLECTORS)
-    choose = lambda k, obs: parts.agent.act(state, k, obs, explore=True)  # noqa: E731
-    keys = jax.random.split(walk_key, min(env.spec.episode_length, COLLECT_STEPS))
-    _, seen = jax.lax.scan(lambda carry, k: collect(env, choose, k, carry), envs, keys)
-    rows = jax.random.randint(draw_key, (count,), 0, len(keys) * COLLECTORS)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[rows], seen)
 
 
 def _paths(oracle: Model, bootstrap: Bootstrap, key: Array, first: Transition, horizon: int) -> Rollout:

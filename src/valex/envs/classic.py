@@ -77,7 +77,10 @@ def make_pendulum(config: EnvConfig) -> Env:
         state = PendulumState(theta + theta_dot * dt, theta_dot)
         return state, StepOut(obs(state), reward, jnp.zeros((), bool))
 
-    env = native_env(_spec(choices, obs_dim=3, act_dim=1, dt=dt), reset, step, obs, _never)
+    def invert(obs):
+        return PendulumState(jnp.arctan2(obs[1], obs[0]), obs[2])
+
+    env = native_env(_spec(choices, obs_dim=3, act_dim=1, dt=dt), reset, step, obs, _never)._replace(invert=invert)
     return repeat_action(env, choices.action_repeat)
 
 
@@ -161,8 +164,11 @@ def make_cartpole(config: EnvConfig) -> Env:
         after = obs(state)
         return state, StepOut(after, cartpole_reward(state, push), terminated(before, action, after))
 
+    def invert(obs):
+        return CartpoleState(obs[0], jnp.arctan2(obs[2], obs[1]), obs[3], obs[4])
+
     env = native_env(_spec(choices, obs_dim=5, act_dim=1, dt=dt * substeps), reset, step, obs, terminated)
-    return repeat_action(env, choices.action_repeat)
+    return repeat_action(env._replace(invert=invert), choices.action_repeat)
 
 
 # ---------------------------------------------------------------------------------------------------------------- ball
@@ -222,5 +228,8 @@ def make_ball(config: EnvConfig) -> Env:
         state = BallState(position, velocity, goal)
         return state, StepOut(obs(state), -distance(position, goal), jnp.zeros((), bool))
 
+    def invert(obs):
+        return BallState(obs[:2], obs[2:4], obs[4:])
+
     env = native_env(_spec(choices, obs_dim=6, act_dim=2, dt=dt * substeps), reset, step, obs, _never)
-    return repeat_action(env, choices.action_repeat)
+    return repeat_action(env._replace(invert=invert), choices.action_repeat)

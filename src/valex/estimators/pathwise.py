@@ -62,6 +62,18 @@ def action_grads(theta: PyTree, chain: Chain, starts: Transition, keys: Array, h
     return jax.vmap(each, in_axes=(0, 0, None))(one_by_one(starts, "dp"), keys, jnp.eye(horizon + 1))
 
 
+def reward_grads(theta: PyTree, chain: Chain, starts: Transition, keys: Array, horizon: int) -> PyTree:
+    """Return the dp gradient by the step whose reward it is of, last that of the critic, leaves [B, h + 1, ...]; they add up."""
+
+    def value(theta: PyTree, row: Transition, key: Array, own: Array) -> Array:
+        window = follow(theta, chain, row, key, horizon).window
+        reward = window.reward.at[1:].multiply(own[:-1, None])
+        return jnp.mean(H_STEP.fold(window._replace(reward=reward, value=window.value * own[-1]), horizon, 1.0))
+
+    each = jax.vmap(jax.grad(value), in_axes=(None, None, None, 0))
+    return jax.vmap(each, in_axes=(None, 0, 0, None))(theta, one_by_one(starts, "dp"), keys, jnp.eye(horizon + 1))
+
+
 def follow(
     theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str = "dp", calls: Any = None
 ) -> Path:

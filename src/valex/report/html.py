@@ -12,7 +12,7 @@ from valex.config import run_id
 from valex.report import page
 from valex.report.figures import Picture, as_csv, draw, plate_rows
 from valex.store import StoredRun, read_json, read_runs, write_bytes
-from valex.studies.base import Plate, Study, Verdict, with_learners
+from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Plate, Study, Verdict, with_learners
 from valex.studies.cells import Grid, make_grid
 from valex.studies.judge import judge
 from valex.studies.naming import arm_name
@@ -198,15 +198,18 @@ def render(study: Study, runs: list[StoredRun], root: Path) -> Rendered:
     for figure in drawn:
         files |= {f"{figure.name}.png": figure.picture.png, f"{figure.name}.csv": as_csv(plate_rows(figure.plate))}
     figures = [page.figure(f.name, f.title, f.caption, f.picture) for f in drawn]
-    sections = [
-        page.facts(facts(study, runs)),
-        page.section("results", "Results", table.page),
-        page.section("claims", "Claims", page.claims(study, verdicts)),
-        page.section("figures", "Figures", "\n".join(figures) or "<p>No figure has data yet.</p>"),
-        page.section("runs", "Runs", page.runs(run_rows(runs))),
-        page.section("left-out", "Left out", page.bullets(grid.left_out + left_out, "Nothing.")),
-    ]
-    document = page.document(study, root.resolve().name, Counter(v.verdict for v in verdicts), sections)
+    sections = {
+        "": page.facts(facts(study, runs)),
+        "results": page.section("results", "Results", table.page),
+        "claims": page.section("claims", "Claims", page.claims(study, verdicts)),
+        "figures": page.section("figures", "Figures", "\n".join(figures) or "<p>No figure has data yet.</p>"),
+        "runs": page.section("runs", "Runs", page.runs(run_rows(runs))),
+        "left-out": page.section("left-out", "Left out", page.bullets(grid.left_out + left_out, "Nothing.")),
+    }
+    counts = Counter(v.verdict for v in verdicts)
+    counted = ", ".join(f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED))
+    lead = [study.summary, f"Verdicts, counted per claim and environment: {counted}."]
+    document = page.document(study.title, root.resolve().name, lead, sections)
     return Rendered(document, files, table.text)
 
 

@@ -219,16 +219,15 @@ def runs(rows: list[tuple[str, str, str, str]]) -> str:
     return first + (folded if done else "")
 
 
-def document(study: Study, folder: str, counts: dict[str, int], sections: list[str]) -> str:
-    """Return the whole page."""
-    names = ("results", "claims", "figures", "runs", "left-out")
-    nav = "".join(f'<a href="#{name}">{name.replace("-", " ").capitalize()}</a>' for name in names)
-    verdicts = ", ".join(f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED))
+def document(title: str, folder: str, lead: list[str], sections: dict[str, str]) -> str:
+    """Return the whole page: a lead, of which the first paragraph is the summary, and the sections by their anchors."""
+    nav = "".join(f'<a href="#{name}">{name.replace("-", " ").capitalize()}</a>' for name in sections if name)
+    summary, *rest = lead
+    told = "".join(f"<p>{text(line)}</p>\n" for line in rest)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(study.title)} · {text(folder)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{text(study.title)}</h1>\n<p class=lead>{text(study.summary)}</p>\n"
-        f"<p>Verdicts, counted per claim and environment: {text(verdicts)}.</p>\n"
-        f"<nav>{nav}</nav>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+        f"<title>{text(title)} · {text(folder)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        f"<h1>{text(title)}</h1>\n<p class=lead>{text(summary)}</p>\n{told}"
+        f"<nav>{nav}</nav>\n" + "\n".join(sections.values()) + "\n</main>\n</body>\n</html>\n"
     )

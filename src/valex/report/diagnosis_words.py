@@ -1,0 +1,159 @@
+"""What a gradient diagnosis says, in sentences made from its numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from valex.studies.results import number
+
+MODES = {  # name, colour
+    "dp": ("RP-DP", "first"),
+    "dr": ("RP-DR", "second"),
+    "detach": ("DP, policy input detached", "third"),
+    "first_action": ("DP, first action only", "fourth"),
+    "lr": ("likelihood ratio", "fifth"),
+    "ivw": ("inverse variance", "sixth"),
+    "alpha_order": ("alpha order", "eighth"),
+    "total_propagation": ("total propagation", "sixth"),
+    "truth": ("without error", "seventh"),
+}
+SWAPS = {
+    "true states": ("true states", "sixth"),
+    "true jacobians": ("true Jacobians", "third"),
+    "true reward": ("true reward", "fourth"),
+    "true critic": ("true critic", "second"),
+}
+
+
+def mode_name(name: str) -> str:
+    """Return a mode or a swap as people call it."""
+    return (MODES | SWAPS).get(name, (name, ""))[0]
+
+
+def said(found: dict[str, Any] | None, digits: int = 3) -> str:
+    """Return a value with its interval."""
+    if not found or found["value"] is None:
+        return "not known"
+    low, high = (number(np.nan if found[k] is None else found[k]) for k in ("low", "high"))
+    return f"{number(found['value'])} [{low}, {high}]"
+
+
+def at(found: dict[str, list], k: int) -> dict[str, float]:
+    """Return the interval at the k-th horizon."""
+    return {part: values[k] for part, values in found.items()}
+
+
+def sentences(d: dict[str, Any]) -> list[str]:
+    """Return what the diagnosis says, in the order in which a reader asks: how far, why not better, what to change."""
+    about, mode = d["about"], d["about"]["mode"]
+    k = d["horizons"].index(about["chosen"])
+    lines = [horizon_sentence(d)]
+    trace = {q: at(d["quantities"][q][mode], k) for q in ("trace", "within", "between", "snr")}
+    if trace["trace"]["value"]:
+        share = trace["between"]["value"] / trace["trace"]["value"] if trace["between"]["value"] is not None else np.nan
+        lines.append(
+            f"Variance at h = {about['chosen']}: the trace of the covariance of one {mode_name(mode)} gradient is "
+            f"{said(trace['trace'])}; {100 * min(max(share, 0), 1):.0f} % of it lies between start states, the rest is noise. "
+            f"A batch of {about['batch']} has a signal-to-noise ratio of {said(trace['snr'])}."
+        )
+    if about["truth"]:
+        lines += [bias_sentence(d, k), derivative_sentence(d)]
+    lines += [growth_sentence(d), agreement_sentence(d, k), health_sentence(d)]
+    return [line for line in lines if line]
+
+
+def horizon_sentence(d: dict[str, Any]) -> str:
+    """Return which horizon to use, and how sure that is."""
+    best, about = d["recommendation"], d["about"]
+    if best is None:
+        return (
+            "No horizon is recommended: without a differentiable simulator that can be set to an observation the bias is not "
+            "known, and variance alone would always say h = 0."
+            if not about["truth"]
+            else "No horizon is recommended: these samples do not tell the gradient without error from zero, as where training "
+            "has converged; relative errors mean little then. More starts may help."
+        )
+    others = [str(h) for h in best["indistinct"] if h != best["horizon"]]
+    unsure = f" These samples cannot tell it from h = {', '.join(others)}." if others else ""
+    text = (
+        f"Horizon: of those measured h = {best['horizon']} has the least relative mean squared error, {said(best['error'])} "
+        f"with batches of {about['batch']} (1 is the error of taking no step).{unsure}"
+    )
+    if not best["useful"]:
+        text += " But it is not shown to be below 1: at no horizon is this gradient shown to be better than none."
+    return text
+
+
+def bias_sentence(d: dict[str, Any], k: int) -> str:
+    """Return which component the bias comes from."""
+    mode, h = d["about"]["mode"], d["horizons"][k]
+    blame = {name: found for name, found in d["blame"][str(h)].items() if found["value"] is not None}
+    bias = said(at(d["quantities"]["relative_bias"][mode], k))
+    text = f"Bias at h = {h}: its square is {bias} of the squared gradient without error."
+    sure = {name: found for name, found in blame.items() if found["low"] is not None and found["low"] > 0}
+    if not sure:
+        return f"{text} No single component, replaced by the truth, is shown to lessen it."
+    worst = max(sure, key=lambda name: sure[name]["value"])
+    rest = "; ".join(f"{mode_name(n).removeprefix('true ')} {said(f)}" for n, f in blame.items() if n != worst)
+    worst_name = mode_name(worst).removeprefix("true ")
+    return f"{text} The {worst_name} is to blame: with the true one it falls by {said(sure[worst])} (for comparison: {rest})."
+
+
+def derivative_sentence(d: dict[str, Any]) -> str:
+    """Return the errors of derivatives and the scale of the source."""
+    found = d["derivatives"]
+    return (
+        f"Derivatives: eps_f = {said(found['eps_f'])} of the model's step, eps_v = {said(found['eps_v'])} of the critic; the "
+        f"model's rms prediction error is {said(found['prediction'])}. The scale h'* of 2310.19927 made of them is "
+        f"{said(found['scale'])}: a scale, whose constant is not known, not a choice."
+    )
+
+
+def growth_sentence(d: dict[str, Any]) -> str:
+    """Return whether the closed loop expands, and how fast the variance grew beside it."""
+    rates = d["stretch"]["model"]["lyapunov_mean"]
+    if not rates or rates[-1] is None:
+        return "Stretch: the Jacobians of the closed loop are not finite."
+    traces = d["quantities"]["trace"][d["about"]["mode"]]["value"]
+    points = [(h, np.log(t)) for h, t in zip(d["horizons"], traces, strict=True) if h > 0 and t and t > 0]
+    x, y = np.array(points).reshape(-1, 2).T
+    slope = np.polyfit(x, y, 1)[0] if len(points) > 1 else np.nan
+    grows = "expands" if rates[-1] > 0 else "contracts"
+    text = (
+        f"Stretch: along the model the closed loop {grows}, with a finite-time Lyapunov exponent of {number(rates[-1])} per step "
+        f"over {len(rates)} steps"
+    )
+    if "simulator" in d["stretch"]:
+        text += f" (along the simulator {number(d['stretch']['simulator']['lyapunov_mean'][-1])})"
+    grown = f"; the log of the variance grew by {number(slope)} per step" if np.isfinite(slope) else ""
+    return f"{text}{grown}, predicted between {number(2 * rates[-1])} and {number(4 * rates[-1])}."
+
+
+def agreement_sentence(d: dict[str, Any], k: int) -> str:
+    """Return whether the pathwise and the likelihood-ratio gradient have one mean."""
+    if "agreement" not in d:
+        return ""
+    found = d["agreement"][str(d["horizons"][k])]
+    if found["p_value"] is None:
+        return ""
+    apart = found["p_value"] < 0.05
+    verdict = (
+        "disagree: look for discontinuities, or for gradients that the model hides" if apart else "are not told apart"
+    )
+    ratio = found["trace_ratio"]
+    size = f"; the variance of the pathwise one is {ratio:.2g} times that of the other" if ratio is not None else ""
+    return f"Pathwise and likelihood-ratio gradients along this model {verdict} (p = {number(found['p_value'])}){size}."
+
+
+def health_sentence(d: dict[str, Any]) -> str:
+    """Return whether the numbers can be trusted."""
+    found = d["numerics"]
+    bad = max(found["census"]["nan"], found["census"]["inf"])
+    text = f"Numerics: {100 * bad:.0f} % of {found['samples']} gradients are not finite"
+    if found["doubt"]:
+        return f"{text}; float64 could not be had ({found['doubt']})."
+    gap, differences = found["float32_gap"], found["differences"]["error"]
+    worst = max((x for x in differences if x is not None), default=np.nan)
+    if gap["median"] is not None:
+        text += f"; float32 is off by {gap['median']:.1e} (median), {gap['max']:.1e} at most"
+    return f"{text}; central differences in float64 agree to {worst:.1e}."
