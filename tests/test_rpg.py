@@ -17,6 +17,7 @@ from valex.losses import gradient_norm
 from valex.models.passing import clip_adjoint, passing
 from valex.settings import (
     ActorConfig,
+    DDPGConfig,
     EnvConfig,
     EvalConfig,
     ModelConfig,
@@ -24,6 +25,7 @@ from valex.settings import (
     RunConfig,
     SACConfig,
     SpectralConfig,
+    TD3Config,
     TrainConfig,
 )
 from valex.spectral import Vectors, sigma
@@ -162,6 +164,35 @@ def test_the_adjoint_is_clipped_row_by_row():
     np.testing.assert_allclose(slope[1], 16.0 * weight[1], rtol=1e-5)  # 0.4 before the last doubling: below the limit
     rows = [jnp.ones((2, 3)), jnp.ones((2,))]
     jax.tree.map(np.testing.assert_array_equal, clip_adjoint(rows, 0.1), rows)
+
+
+@pytest.mark.parametrize("mode", ["dp", "detach", "lr"])
+def test_nothing_behind_the_last_step(mode):
+    """APG: the gradient of the sum of H rewards alone, in every mode."""
+    chain, starts, horizon = lq.chain(), lq.starts(64), 3
+    config = ActorConfig(horizon, gradient=mode, divide_by_length=False, closing="nothing")
+    _, each = make_actor_gradient(config, lq.GAMMA, chain.model)
+    blind = lambda th: chain.view(th)._replace(q=lambda obs, action: 0.0 * obs[..., 0])  # noqa: E731
+    found = each(chain.view, lq.theta(), keys_of(64), starts, ())
+    exact = per_sample_grads(lq.theta(), chain._replace(view=blind), starts, keys_of(64), horizon, mode)
+    with_critic = per_sample_grads(lq.theta(), chain, starts, keys_of(64), horizon, mode)
+    np.testing.assert_allclose(found, -exact, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(exact, with_critic, rtol=0.1)
+
+
+@pytest.mark.parametrize("agent", [SACConfig(hidden=(16, 16)), DDPGConfig(hidden=(16, 16)), TD3Config(hidden=(16, 16))])
+def test_the_target_critic_closes_where_it_is_asked_for(agent):
+    config = replace(SMALL, agent=agent, actor=ActorConfig(2, closing="target_critic"), model=ModelConfig())
+    state, _, _ = trained(config)
+    side = make_program(config).parts.agent.actor
+    obs, action = jnp.ones((3, 3)), jnp.zeros((3, 1))
+    judged = lambda s: side.view(s, side.params(s)).q(obs, action)  # noqa: E731
+    zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+    if isinstance(agent, SACConfig):
+        without = state.agent._replace(target_critic=zero(state.agent.target_critic))
+    else:
+        without = state.agent._replace(target=zero(state.agent.target))
+    assert np.all(judged(without) == 0.0) and np.any(judged(state.agent) != 0.0)
 
 
 # -------------------------------------------------------------------------------------------------------------- starts

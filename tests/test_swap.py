@@ -126,7 +126,7 @@ def test_the_gradient_without_error_is_the_weighted_sum_of_the_truth():
     assert np.all(np.abs(np.mean(whole, axis=0) - exact.ravel()) < 5 * np.std(whole, axis=0) / 20_000**0.5)
 
 
-@pytest.mark.parametrize("name", ["pendulum", "cartpole", "ball"])
+@pytest.mark.parametrize("name", ["pendulum", "cartpole", "ball", "linear_quadratic"])
 def test_an_observation_tells_the_state(name):
     """obs(invert(obs(x))) = obs(x), the next observation is the same, and so is how it depends on the observation."""
     env = make_env(EnvConfig(name))

@@ -72,17 +72,18 @@ def make_actor_gradient(config: ActorConfig, gamma: float, model: Model | None) 
     starts: leaves [B, ...], of `dr` segments [H + 1, B, ...].
     """
     horizon, mode = config.horizon, config.gradient if config.horizon else "dp"
+    closes = without_critic if config.closing == "nothing" else lambda view: view
     model = passing(model, config.truncate, config.adjoint_clip) if model is not None else None
     objective = make_actor_objective(config, gamma, model)
     scale = 1.0 / (horizon + 1 if config.divide_by_length else 1)
 
     def loss(actor: PyTree, view: Callable, key: Array, starts: Transition, params: PyTree) -> tuple[Array, Array]:
-        value, log_prob = objective(view(actor), key, starts, params)
+        value, log_prob = objective(closes(view)(actor), key, starts, params)
         return -jnp.mean(value), log_prob
 
     def chain(view: Callable, params: PyTree) -> Chain:
         assert model is not None  # make_expansion refuses a rollout without a model
-        return Chain(view, model, params, gamma)
+        return Chain(closes(view), model, params, gamma)
 
     def along(actor: PyTree, view: Callable, key: Array, starts: Transition, params: PyTree) -> tuple[Array, Array]:
         """Return -mean J with the gradient of a mode that differentiates one rollout, and log pi of a first action."""
@@ -111,6 +112,12 @@ def make_actor_gradient(config: ActorConfig, gamma: float, model: Model | None) 
         return stabilised(config, grads), loss(actor, view, key, starts, params)
 
     return gradient, each
+
+
+def without_critic(view: Callable) -> Callable:
+    """Return a view, (actor) -> Bootstrap, in which nothing comes after the last step: V = Q = 0."""
+    nothing = lambda obs: jnp.zeros(obs.shape[:-1])  # noqa: E731
+    return lambda actor: view(actor)._replace(q=lambda obs, action: nothing(obs), value=lambda key, obs: nothing(obs))
 
 
 def model_free(config: ActorConfig, gamma: float, segments: bool) -> Callable:

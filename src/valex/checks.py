@@ -71,6 +71,10 @@ def _check_actor(config: RunConfig) -> None:
         for name, asked in (("gradient", actor.gradient != "dp"), ("truncate", actor.truncate > 0)):
             if asked or (name == "truncate" and actor.adjoint_clip is not None):
                 raise ConfigError(f"actor.{name}: without a model step there is no choice; set actor.horizon above 0")
+    if actor.horizon == 0 and actor.closing == "nothing":
+        raise ConfigError("actor.closing: with H = 0 nothing would be left; set actor.horizon above 0")
+    if actor.closing != "critic" and config.agent.name == "ddqn":
+        raise ConfigError("actor.closing: ddqn has no actor; leave it out")
     if actor.gradient != "dp" and (actor.particles > 1 or actor.estimator != "plain"):
         raise ConfigError(
             f"actor.gradient: {actor.gradient} takes one rollout for each sample; set actor.particles 1 and "

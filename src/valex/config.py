@@ -31,6 +31,7 @@ RETRACE = CriticConfig(rule="retrace", source="replay", horizon=3, estimator="do
 
 RPG_MODEL = replace(LEARNED["ensemble"], num_models=1, deterministic=True)  # as released: one net without noise
 RPG_SN = SpectralConfig("paper")
+HARD = RPGConfig(init_alpha=1e-6, alpha_lr=0.0)  # no bonus for entropy to speak of
 
 MINATAR = RunConfig(  # a game, and a loop of its pace: small batches, a schedule of exploration
     env=EnvConfig("minatar-breakout"),
@@ -52,6 +53,13 @@ PRESETS = {
         agent=RPGConfig(spectral=RPG_SN), actor=ActorConfig(horizon=3), model=replace(RPG_MODEL, spectral=RPG_SN)
     ),
     "rpg-lr": RunConfig(agent=RPGConfig(), actor=ActorConfig(horizon=3, gradient="lr"), model=RPG_MODEL),
+    "apg": RunConfig(agent=HARD, actor=ActorConfig(32, closing="nothing", starts="nu", grad_clip=1.0)),
+    "shac": RunConfig(
+        agent=HARD,
+        critic=CriticConfig("td_lambda", "model", 15, lam=0.95, td_k=True, critic_agg="first"),
+        actor=ActorConfig(16, closing="target_critic", grad_clip=1.0),
+        train=TrainConfig(batch_size=64),
+    ),
     "ddpg": RunConfig(agent=DDPGConfig()),
     "ddpg-ce": RunConfig(agent=DDPGConfig(), critic=CE),
     "ddpg-mve": RunConfig(agent=DDPGConfig(), critic=CE, model=LEARNED["ensemble"]),
@@ -87,6 +95,8 @@ PRESET_SUMMARIES = {
     "rpg-dr": "RP-DR: the same along stored segments, with the noises that they imply",
     "rpg-sn": "RP-DP with spectral normalisation of policy and model",
     "rpg-lr": "likelihood ratio in place of the gradient through the model",
+    "apg": "analytic policy gradient: 32 steps of the simulator, no critic behind them (deviation D30)",
+    "shac": "short-horizon actor-critic: 16 steps of the simulator, TD(lambda) on the same rollouts (deviation D30)",
     "ddpg": "deterministic policy gradient, twin critics, H = 0",
     "ddpg-ce": "DDPG with critic expansion",
     "ddpg-mve": "DDPG with critic expansion and a learned ensemble",
@@ -118,6 +128,7 @@ def canonical(config: RunConfig) -> RunConfig:
         critic = replace(critic, lam=usual.lam)
     if actor.horizon == 0:
         actor = ActorConfig(
+            closing=actor.closing,
             starts=actor.starts,
             start_mix=actor.start_mix,
             grad_clip=actor.grad_clip,

@@ -37,6 +37,7 @@ class Expansion(NamedTuple):
     actor_grads: Callable  # (view, actor, keys [B], starts, model_params) -> gradient of every sample, leaves [B, ...]
     window: int  # T, rows of stored sequence that critic_rows reads
     start_rows: int  # rows of a stored sequence for each of the actor's starts; 0: the critic's first row is one
+    by_target: bool = False  # the critic that closes the actor's objective is the slowly updated one
 
 
 class _Imagination(NamedTuple):
@@ -210,4 +211,12 @@ def make_expansion(critic: CriticConfig, actor: ActorConfig, gamma: float, model
     start_rows = actor.horizon + 1 if segments else 1 if actor.starts != "replay" else 0
     gradient, each = make_actor_gradient(actor, gamma, model)
     free = model_free(actor, gamma, segments)
-    return Expansion(make_critic_rows(critic, gamma, model), gradient, free, each, window, start_rows)
+    return Expansion(
+        make_critic_rows(critic, gamma, model),
+        gradient,
+        free,
+        each,
+        window,
+        start_rows,
+        actor.closing == "target_critic",
+    )

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from valex.settings import (
     Activation,
     Cap,
+    Closing,
     CriticAgg,
     Density,
     Estimator,
@@ -47,6 +48,7 @@ CHOICES = {
     "critic.member_agg": get_args(MemberAgg),
     "actor.estimator": get_args(Estimator),
     "actor.gradient": get_args(Gradient),
+    "actor.closing": get_args(Closing),
     "actor.starts": get_args(Starts),
     "agent.spectral.layers": get_args(Layers),
     "agent.spectral.cap": get_args(Cap),

@@ -51,6 +51,9 @@ ENVS = {
     "pendulum": Entry("valex.envs.classic:make_pendulum", "torque-limited swing-up, native JAX"),
     "cartpole": Entry("valex.envs.classic:make_cartpole", "cart-pole swing-up, native JAX"),
     "ball": Entry("valex.envs.classic:make_ball", "torque-controlled ball rolling on a bumpy bowl, native JAX"),
+    "linear_quadratic": Entry(
+        "valex.envs.classic:make_linear_quadratic", "double integrator with quadratic costs: the best policy is known"
+    ),
     "inverted_pendulum": Entry("valex.envs.brax:make_brax_env", "Brax, balance a pole on a cart", "brax"),
     "hopper": Entry("valex.envs.brax:make_brax_env", "Brax, one-legged hopping", "brax"),
     "walker2d": Entry("valex.envs.brax:make_brax_env", "Brax, two-legged walking in a plane", "brax"),

@@ -62,6 +62,7 @@ SIM_STATE_BYTES = {
     ("pendulum", "jax"): 8,
     ("cartpole", "jax"): 16,
     ("ball", "jax"): 24,
+    ("linear_quadratic", "jax"): 8,
     ("minatar-asterix", "jax"): 4 * (5 + 32 + 4),
     ("minatar-breakout", "jax"): 4 * 7 + 101,
     ("minatar-freeway", "jax"): 4 * (3 + 32),

@@ -159,7 +159,8 @@ def make_ddpg(config: DDPGConfig, spec: EnvSpec, expansion: Expansion) -> Agent:
         return bootstrap(learner, state, state.target)
 
     def online_view(state: DDPGState, actor: PyTree) -> Bootstrap:
-        return bootstrap(learner, state, state.online._replace(actor=actor))
+        critic = state.target.critic if expansion.by_target else state.online.critic
+        return bootstrap(learner, state, Params(actor, critic))
 
     def update(
         state: DDPGState, key: Array, batch: Transition, model_params: PyTree, starts: Transition | None = None

@@ -116,7 +116,8 @@ def make_soft(config: SACConfig, spec: EnvSpec, expansion: Expansion, own: Own) 
     def view(state: SACState, actor: PyTree, critic: PyTree) -> Bootstrap:
         return bootstrap((policy, q_network), actor, critic, jnp.exp(state.log_alpha), seen.norm(state))
 
-    online_view = lambda state, actor: view(state, actor, state.critic)  # noqa: E731
+    def online_view(state: SACState, actor: PyTree) -> Bootstrap:
+        return view(state, actor, state.target_critic if expansion.by_target else state.critic)
 
     def init(key: Array) -> SACState:
         actor_key, critic_key = jax.random.split(key)

@@ -47,8 +47,8 @@ def make_td3(config: TD3Config, spec: EnvSpec, expansion: Expansion) -> Agent:
         return bootstrap(learner, state, state.target, lambda key, action: smoothed(config, key, action))
 
     def online_view(state: DDPGState, actor: PyTree) -> Bootstrap:
-        params = state.online._replace(actor=actor)
-        return bootstrap(learner, state, params, aggregate=lambda heads: heads[0])
+        critic = state.target.critic if expansion.by_target else state.online.critic
+        return bootstrap(learner, state, Params(actor, critic), aggregate=lambda heads: heads[0])
 
     def update(
         state: DDPGState, key: Array, batch: Transition, model_params: PyTree, starts: Transition | None = None

@@ -1,4 +1,4 @@
-"""Pendulum, cart-pole and ball: small tasks in plain JAX, differentiable, with the whole state as their sim_state.
+"""Pendulum, cart-pole, ball and a double integrator: small tasks in plain JAX, differentiable, the whole state their sim_state.
 
 Each is deterministic given the action, so `key` goes unused in `step`. Actions lie in [-1, 1] and are clipped to it.
 Units are SI: m, kg, s, rad, N.
@@ -233,3 +233,33 @@ def make_ball(config: EnvConfig) -> Env:
 
     env = native_env(_spec(choices, obs_dim=6, act_dim=2, dt=dt * substeps), reset, step, obs, _never)
     return repeat_action(env._replace(invert=invert), choices.action_repeat)
+
+
+# ---------------------------------------------------------------------------------------------------- double integrator
+
+REACH = 0.2  # m and m/s, of the starts: small enough that the best linear policy stays within the bounds of the action
+
+
+def make_linear_quadratic(config: EnvConfig) -> Env:
+    """Build a double integrator with quadratic costs, whose best policy and values are known in closed form.
+
+        x' = x + 0.1 v + 0.01 a,   v' = v + 0.2 a,   r = -(100 x^2 + 10 v^2 + 5 a^2)      of the state the action is taken in
+
+    obs (x, v), m and m/s; a step takes 0.1 s. Reset x, v ~ U(-0.2, 0.2). With gamma 0.95 the best action -K s of the Riccati
+    equation, K = (3.04, 1.97), stays within [-1, 1] from there on. Defaults: 50 steps, no termination.
+    """
+    choices = resolve(config, ("jax",), episode_length=50)
+
+    def reset(key):
+        return jax.random.uniform(key, (2,), minval=-REACH, maxval=REACH)
+
+    def step(key, state, action):
+        x, v = state
+        push = jnp.clip(action[0], -1.0, 1.0)
+        reward = -(100.0 * x**2 + 10.0 * v**2 + 5.0 * push**2)
+        after = jnp.stack([x + 0.1 * v + 0.01 * push, v + 0.2 * push])
+        return after, StepOut(after, reward, jnp.zeros((), bool))
+
+    same = lambda state: state  # noqa: E731
+    env = native_env(_spec(choices, obs_dim=2, act_dim=1, dt=0.1), reset, step, same, _never)._replace(invert=same)
+    return repeat_action(env, choices.action_repeat)

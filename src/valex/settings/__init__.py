@@ -25,6 +25,7 @@ from valex.settings.agents import (
 Estimator = Literal["plain", "doubly_robust"]
 Source = Literal["replay", "model"]
 Gradient = Literal["dp", "dr", "detach", "first_action", "lr", "ivw", "alpha_order", "total_propagation"]
+Closing = Literal["critic", "target_critic", "nothing"]
 Starts = Literal["replay", "zeta", "nu", "mixture"]
 CriticAgg = Literal["min", "mean", "first"]
 MemberAgg = Literal["sample", "mean", "min"]
@@ -106,6 +107,8 @@ class ActorConfig:
     """Divide the objective by H + 1, as the released code does; recorded with every gradient statistic."""
     gradient: Gradient = "dp"
     """How J is differentiated: dp, dr, detach, first_action (through the model), lr (past it), or mixtures of dp and lr."""
+    closing: Closing = "critic"
+    """What stands for the return behind H steps: the critic, its slowly updated copy (SHAC), or nothing (APG)."""
     starts: Starts = "replay"
     """Where rollouts start: replay (uniform), zeta (first states), nu (discounted visits), mixture (start_mix nu, rest zeta)."""
     start_mix: float = 0.5
