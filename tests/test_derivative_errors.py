@@ -7,12 +7,20 @@ import numpy as np
 from test_swap import CRITIC, A, B, believed
 
 from valex.diagnostics.derivative_errors import derivative_errors
+from valex.diagnostics.subject import GradientSubject
+
+
+def subject_in(world) -> GradientSubject:
+    """The linear policy of a world as a subject."""
+    starts = jax.tree.map(lambda x: x[:, None], lq.starts(2))
+    view = lambda fixed, theta: world.chain.view(theta)  # noqa: E731
+    return GradientSubject(lq.theta(), (), view, world.chain.model, (), lq.GAMMA, starts, world.env)
 
 
 def test_errors_are_those_of_the_matrices():
     world = believed()
     starts = lq.starts(64)._replace(action=0.5 * jax.random.normal(jax.random.key(1), (64, 1)))
-    found = derivative_errors(lq.theta(), world, starts, jax.random.key(0), draws=2)
+    found = derivative_errors(subject_in(world), starts, jax.random.key(0), draws=2)
     np.testing.assert_allclose(found.model_by_state.value, np.linalg.norm(A - lq.A), rtol=1e-5)
     np.testing.assert_allclose(found.model_by_action.value, np.linalg.norm(B - lq.B), rtol=1e-5)
     s, a = np.asarray(starts.obs, float), np.asarray(starts.action, float)
@@ -34,7 +42,7 @@ def test_the_noise_of_the_return_is_not_taken_for_an_error():
     """A critic that is exact under a noisy policy: single returns scatter, the error is 0 within its interval."""
     chain = lq.chain(0.5)
     world = believed()._replace(chain=chain)
-    found = derivative_errors(lq.theta(), world, lq.starts(512), jax.random.key(0), draws=2)
+    found = derivative_errors(subject_in(world), lq.starts(512), jax.random.key(0), draws=2)
     scatter = found.critic_by_action.high - found.critic_by_action.low
     assert found.critic_by_action.value < 0.05 and scatter >= 0.0
     assert found.model_by_state.value < 1e-5 and found.prediction.value < 1e-5

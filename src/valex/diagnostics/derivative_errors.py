@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from valex.diagnostics.subject import GradientSubject, evaluated
 from valex.diagnostics.swap import Simulated, judged_by_return
 from valex.models.swap import simulator
 from valex.statistics import Interval, jackknife
@@ -79,15 +80,20 @@ def pairs(key: Array, draws: int) -> Array:
 
 
 def derivative_errors(
-    theta: PyTree, world: Simulated, starts: Transition, key: Array, draws: int = 4, chunks: int = 16
+    subject: GradientSubject, starts: Transition, key: Array, draws: int = 4, chunks: int = 16
 ) -> DerivativeErrors:
     """Measure the errors at real transitions, leaves [S, ...], S a multiple of `chunks`; intervals: jackknife over chunks.
 
     Errors that are not finite are left out. Raises ValueError where the simulator cannot be set to an observation.
     """
-    found = np.asarray(jax.jit(lambda s, k: squares_of(theta, world, s, k, draws))(starts, key), float)
+
+    def squares(who: GradientSubject, starts: Transition, key: Array) -> Array:
+        assert who.world is not None  # the caller knows that there is a truth
+        return squares_of(who.theta, who.world, starts, key, draws)
+
+    found = np.asarray(evaluated(subject, squares, starts, key), float)
     parts = np.array_split(np.arange(found.shape[1]), chunks)
-    gamma = world.chain.gamma
+    gamma = subject.gamma
 
     def summed_up(keep: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):

@@ -186,7 +186,7 @@ def against_truth(
             "cosine": {name: over_horizons(intervals) for name, intervals in each.items()},
         }
     say("errors of derivatives")
-    result["derivatives"] = derivative_errors(subject.theta, world, subject.first, keys[1], chunks=study.chunks)
+    result["derivatives"] = derivative_errors(subject, subject.first, keys[1], chunks=study.chunks)
     return result
 
 

@@ -14,6 +14,7 @@ those of V_h, not divided by h + 1. Intervals: jackknife over chunks of starts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from valex.diagnostics.moments import Found, Sums, collect_sums, covariances, flat, released_meter, statistics_of
-from valex.diagnostics.subject import GradientSubject
+from valex.diagnostics.subject import GradientSubject, evaluated
 from valex.diagnostics.swap import ALL, COMPONENTS, ONE_TRUE, return_grads, swapped_grads
 from valex.estimators.pathwise import action_grads, reward_grads
 from valex.estimators.per_sample import per_sample_grads
@@ -92,9 +93,12 @@ def measured(
 ) -> AtHorizon:
     """Measure modes and, where there is a truth, cells of swaps by name. Raises ValueError where too few gradients are finite."""
     cells = cells if subject.env else {}
-    bank = bank_of(subject, modes, tuple(cells.values()), horizon)
-    collect = jax.jit(lambda starts, k: collect_sums(bank, starts, k, study.draws, study.chunks))
-    return summed_up((*modes, *cells), jax.device_get(collect(subject.starts, key)), study.batch)
+    which = tuple(cells.values())
+
+    def collect(who: GradientSubject, key: Array) -> Sums:
+        return collect_sums(bank_of(who, modes, which, horizon), who.starts, key, study.draws, study.chunks)
+
+    return summed_up((*modes, *cells), evaluated(subject, collect, key), study.batch)
 
 
 def summed_up(names: tuple[str, ...], sums: Sums, batch: int) -> AtHorizon:
@@ -166,20 +170,26 @@ def blame(at: AtHorizon, mode: str) -> dict[str, Interval]:
 
 def readings(subject: GradientSubject, key: Array, horizon: int, readings: int = METER_READINGS) -> np.ndarray:
     """Return readings of the released meter at dp, [readings], each of 20 single gradients (deviation D28)."""
-    number, first = METER_SAMPLES * readings, subject.first
-    rows = jax.tree.map(lambda x: x[jnp.arange(number) % x.shape[0]], first)
-    keys = jax.random.split(key, number)
-    bank = bank_of(subject, ("dp",), (), horizon)
-    each = jax.jit(bank)(jax.tree.map(lambda x: x[:, None], rows), keys)[0]
-    return np.asarray(jax.vmap(lambda g: released_meter(g, horizon + 1))(each.reshape(readings, METER_SAMPLES, -1)))
+    number = METER_SAMPLES * readings
+
+    def read(who: GradientSubject, key: Array) -> Array:
+        rows = jax.tree.map(lambda x: x[jnp.arange(number) % x.shape[0]], who.starts)
+        grads = bank_of(who, ("dp",), (), horizon)(rows, jax.random.split(key, number))[0]
+        return jax.vmap(lambda g: released_meter(g, horizon + 1))(grads.reshape(readings, METER_SAMPLES, -1))
+
+    return evaluated(subject, read, key)
 
 
 def whole_return(subject: GradientSubject, study: GradientStudy, key: Array, steps: int) -> Sums:
     """Return the sums of the gradient of the return from the resets, over `steps` of the simulator."""
-    world, resets = subject.world, subject.resets
-    assert world is not None and resets is not None  # the caller knows that there are both
-    bank = lambda starts, keys: return_grads(subject.theta, world, starts, keys, steps)[None]  # noqa: E731
-    return jax.device_get(jax.jit(lambda s, k: collect_sums(bank, s, k, study.draws, study.chunks))(resets, key))
+
+    def collect(who: GradientSubject, key: Array) -> Sums:
+        world = who.world
+        assert world is not None  # the caller knows that there is a truth
+        bank = lambda starts, keys: return_grads(who.theta, world, starts, keys, steps)[None]  # noqa: E731
+        return collect_sums(bank, who.resets, key, study.draws, study.chunks)
+
+    return evaluated(subject, collect, key)
 
 
 def by_node(subject: GradientSubject, key: Array, horizon: int, chunks: int) -> dict[str, np.ndarray]:
@@ -187,15 +197,13 @@ def by_node(subject: GradientSubject, key: Array, horizon: int, chunks: int) -> 
     and by the reward or, last, the critic that they are derivatives of (`reward`).
     """
 
-    def bank(parts: Callable) -> Callable:
-        def of(starts: Transition, keys: Array) -> Array:
-            grads = parts(subject.theta, subject.chain, starts, keys, horizon)
+    def collect(parts: Callable, who: GradientSubject, key: Array) -> Sums:
+        def bank(starts: Transition, keys: Array) -> Array:
+            grads = parts(who.theta, who.chain, starts, keys, horizon)
             leaves = [g.reshape(*g.shape[:2], -1) for g in jax.tree.leaves(grads)]
             return jnp.moveaxis(jnp.concatenate(leaves, axis=-1), 1, 0)
 
-        return of
+        return collect_sums(bank, who.first, key, 1, chunks)
 
-    collect = lambda parts: jax.device_get(  # noqa: E731
-        jax.jit(lambda s, k: collect_sums(bank(parts), s, k, 1, chunks))(subject.first, key)
-    )
-    return {"action": covariances(collect(action_grads)), "reward": covariances(collect(reward_grads))}
+    measures = {"action": partial(collect, action_grads), "reward": partial(collect, reward_grads)}
+    return {name: covariances(evaluated(subject, measure, key)) for name, measure in measures.items()}

@@ -49,6 +49,19 @@ class GradientSubject(NamedTuple):
         return jax.tree.map(lambda x: x[:, 0], self.starts)
 
 
+def evaluated(subject: GradientSubject, measure: Callable, *inputs: PyTree) -> PyTree:
+    """Return measure(subject, *inputs) of a compiled program that takes the numbers of the subject as its arguments.
+
+    Policies of one shape then share what is compiled, in this process and through JAX's cache on disk.
+    """
+    names = ("theta", "fixed", "params", "starts", "resets")
+
+    def program(numbers: dict[str, PyTree], inputs: tuple) -> PyTree:
+        return measure(subject._replace(**numbers), *inputs)
+
+    return jax.device_get(jax.jit(program)({name: getattr(subject, name) for name in names}, inputs))
+
+
 def subject_of(
     config: RunConfig, parts: Parts, state: TrainState, key: Array, shape: tuple[int, int], law: str
 ) -> GradientSubject:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from valex.diagnostics import landscape as land, lipschitz, numerics
-from valex.diagnostics.subject import GradientSubject
+from valex.diagnostics.subject import GradientSubject, evaluated
 from valex.estimators.pathwise import Chain, one_by_one, pathwise_value
 from valex.models.swap import simulator
 from valex.types import Array, Env, Model, PyTree
@@ -44,18 +44,17 @@ def stretch(subject: GradientSubject, key: Array, horizon: int) -> dict[str, Any
     simulator  the same along the simulator, where there is one
     The noises of both paths are the same. In the coordinates and units of the observation.
     """
-    obs = subject.first.obs[:STRETCH_STARTS]
-    path_key, near_key = jax.random.split(key)
-    inputs = jax.random.split(path_key, (horizon, len(obs)))
-    fixed_key = jax.random.key(0)
+    near_key, path_key, fixed_key = *jax.random.split(key), jax.random.key(0)
 
-    def policy(obs: Array) -> Array:
-        return subject.chain.view(subject.theta).act(fixed_key, obs[None]).action[0]
+    def around(who: GradientSubject, key: Array) -> tuple[Array, Array]:
+        obs, policy = (
+            who.first.obs[:STRETCH_STARTS],
+            lambda o: who.chain.view(who.theta).act(fixed_key, o[None]).action[0],
+        )
+        worst = lipschitz.adversarial(policy, obs, key, ADVERSARIAL_STEPS, ADVERSARIAL_RADIUS)
+        return lipschitz.local(policy, obs, key), worst
 
-    local = jax.jit(partial(lipschitz.local, policy))(obs, near_key)
-    worst = jax.jit(partial(lipschitz.adversarial, policy), static_argnums=2)(
-        obs, near_key, ADVERSARIAL_STEPS, ADVERSARIAL_RADIUS
-    )
+    local, worst = evaluated(subject, around, near_key)
     result: dict[str, Any] = {"policy": {"local": lipschitz.summary(local), "nearby": lipschitz.summary(worst)}}
     try:
         result["policy"]["layers"] = float(lipschitz.layer_product(subject.theta, subject.spectral).product)
@@ -63,13 +62,18 @@ def stretch(subject: GradientSubject, key: Array, horizon: int) -> dict[str, Any
         result["policy"]["layers"] = None
     for name, env in (("model", None), ("simulator", subject.env)):
         if name == "model" or (env and env.invert):
-            result[name] = along_path(closed_loop(subject, env), obs, horizon, inputs)
+            result[name] = along_path(subject, env, horizon, path_key)
     return result
 
 
-def along_path(step: Callable, obs: Array, horizon: int, inputs: Array) -> dict[str, Any]:
+def along_path(subject: GradientSubject, env: Env | None, horizon: int, key: Array) -> dict[str, Any]:
     """Return sigma of a step and the Lyapunov exponent over k = 1..h steps, mean and 95th percentile over starts."""
-    found = jax.jit(lambda o, i: lipschitz.products(step, o, horizon, i))(obs, inputs)
+
+    def path(who: GradientSubject, key: Array) -> lipschitz.Products:
+        obs = who.first.obs[:STRETCH_STARTS]
+        return lipschitz.products(closed_loop(who, env), obs, horizon, jax.random.split(key, (horizon, len(obs))))
+
+    found = evaluated(subject, path, key)
     rate = np.asarray(lipschitz.lyapunov(found.log_total), float)
     with np.errstate(invalid="ignore"):
         return {
@@ -81,16 +85,19 @@ def along_path(step: Callable, obs: Array, horizon: int, inputs: Array) -> dict[
 
 def landscape(subject: GradientSubject, key: Array, horizon: int) -> dict[str, Any]:
     """Return -V_h around the policy along two random directions, with its roughness; starts and noises are held."""
-    direction_key, noise_key = jax.random.split(key)
-    rows = jax.tree.map(lambda x: x[:LANDSCAPE_STARTS], subject.first)
-
-    def value(theta: PyTree) -> Array:
-        theta = jax.lax.fori_loop(0, REFRESHES, lambda _, th: subject.refresh(th), theta)
-        return pathwise_value(theta, subject.chain, rows, noise_key, horizon, "dp")
-
     how = "filter"  # a step of 1 is as long as the parameters themselves, layer by layer
-    two = land.directions(subject.theta, direction_key, how)
-    surface = jax.jit(lambda th: land.landscape(value, th, two, 1.0, GRID, 5))(subject.theta)
+
+    def measure(who: GradientSubject, key: Array) -> Array:
+        direction_key, noise_key = jax.random.split(key)
+        rows = jax.tree.map(lambda x: x[:LANDSCAPE_STARTS], who.first)
+
+        def value(theta: PyTree) -> Array:
+            theta = jax.lax.fori_loop(0, REFRESHES, lambda _, th: who.refresh(th), theta)
+            return pathwise_value(theta, who.chain, rows, noise_key, horizon, "dp")
+
+        return land.landscape(value, who.theta, land.directions(who.theta, direction_key, how), 1.0, GRID, 5)
+
+    surface = evaluated(subject, measure, key)
     return {"surface": surface, "span": 1.0, "directions": how, "horizon": horizon, **land.roughness(surface)}
 
 
