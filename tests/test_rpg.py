@@ -12,6 +12,7 @@ from test_estimators import keys_of, segments
 from valex import replay as replays
 from valex.actor_expansion import make_actor_gradient, stabilised
 from valex.agents.rpg import target_entropy
+from valex.estimators.pathwise import segment_weights
 from valex.estimators.per_sample import MODES, per_sample_grads
 from valex.losses import gradient_norm
 from valex.models.passing import clip_adjoint, passing
@@ -106,7 +107,7 @@ def test_the_batch_gradient_is_the_mean_over_samples(mode, divide):
     chain, starts, horizon = lq.chain(), lq.starts(4_000), 2
     if mode == "dr":
         starts = segments(chain, starts, keys_of(4_000), horizon)
-    config = ActorConfig(horizon, gradient=mode, divide_by_length=divide)
+    config = ActorConfig(horizon, gradient=mode, divide_by_length=divide, segment_weight=None)
     gradient, each = make_actor_gradient(config, lq.GAMMA, chain.model)
     got, (loss, log_prob) = jax.jit(lambda t, s: gradient(chain.view, t, jax.random.key(5), s, ()))(lq.theta(), starts)
     samples = jax.jit(lambda t, s: each(chain.view, t, keys_of(4_000, 6), s, ()))(lq.theta(), starts)
@@ -193,6 +194,25 @@ def test_the_target_critic_closes_where_it_is_asked_for(agent):
     else:
         without = state.agent._replace(target=zero(state.agent.target))
     assert np.all(judged(without) == 0.0) and np.any(judged(state.agent) != 0.0)
+
+
+def test_segments_of_another_policy_are_weighted():
+    """With full weights dr of stored segments is the gradient of the present policy; without, it is that of neither."""
+    count, horizon = 60_000, 1
+    chain, starts, now = lq.chain(), lq.starts(count), lq.theta() + jnp.array([[0.25, -0.2]])
+    stored = segments(chain, starts, keys_of(count), horizon)  # by the policy lq.theta()
+    means, errors = {}, {}
+    for limit in (1e9, None):
+        config = ActorConfig(horizon, gradient="dr", divide_by_length=False, segment_weight=limit)
+        _, each = make_actor_gradient(config, lq.GAMMA, chain.model)
+        grads = np.asarray(jax.jit(lambda s, each=each: each(chain.view, now, keys_of(count), s, ()))(stored))
+        means[limit], errors[limit] = grads.mean(0), grads.std(0) / count**0.5
+    fresh = -np.asarray(jax.jit(lambda s: per_sample_grads(now, chain, s, keys_of(count, 9), horizon, "dp"))(starts))
+    error = np.hypot(errors[1e9], fresh.std(0) / count**0.5)
+    assert np.all(np.abs(means[1e9] - fresh.mean(0)) < 5 * error)
+    assert np.any(np.abs(means[None] - fresh.mean(0)) > 20 * error)
+    weight = segment_weights(chain.view(lq.theta()), stored, 0.5)
+    np.testing.assert_allclose(weight, 1.0, rtol=1e-5)  # their own policy: all alike, whatever the limit
 
 
 # -------------------------------------------------------------------------------------------------------------- starts

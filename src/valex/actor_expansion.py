@@ -13,7 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from valex.estimators.pathwise import Chain, pathwise_value
+from valex.estimators.pathwise import Chain, pathwise_values, segment_weights
 from valex.estimators.per_sample import PATHWISE, per_sample_grads
 from valex.losses import gradient_norm
 from valex.models.passing import passing
@@ -87,9 +87,14 @@ def make_actor_gradient(config: ActorConfig, gamma: float, model: Model | None) 
 
     def along(actor: PyTree, view: Callable, key: Array, starts: Transition, params: PyTree) -> tuple[Array, Array]:
         """Return -mean J with the gradient of a mode that differentiates one rollout, and log pi of a first action."""
-        value = pathwise_value(actor, chain(view, params), starts, key, horizon, mode)
-        obs = starts.obs[0] if mode == "dr" else starts.obs
-        return -scale * value, view(actor).act(key, obs).log_prob
+        value = pathwise_values(actor, chain(view, params), starts, key, horizon, mode)
+        if mode == "dr":
+            value, starts = value * weights(view(actor), starts), jax.tree.map(lambda x: x[0], starts)
+        return -scale * jnp.mean(value), view(actor).act(key, starts.obs).log_prob
+
+    def weights(view: Bootstrap, segments: Transition) -> Array:
+        """Return what every segment counts for: alike where they were not stored with the density of their actions."""
+        return segment_weights(view, segments, config.segment_weight)
 
     def each(view: Callable, actor: PyTree, keys: Array, starts: Transition, params: PyTree) -> PyTree:
         """Return the gradient of every sample."""
@@ -98,7 +103,8 @@ def make_actor_gradient(config: ActorConfig, gamma: float, model: Model | None) 
             one = lambda key, row: jax.grad(loss, has_aux=True)(actor, view, key, row, params)[0]  # noqa: E731
             return jax.vmap(one)(keys, rows)
         grads = per_sample_grads(actor, chain(view, params), starts, keys, horizon, mode)
-        return jax.tree.map(lambda g: -scale * g, grads)
+        size = -scale * (weights(view(actor), starts) if mode == "dr" else jnp.ones(keys.shape[0]))
+        return jax.tree.map(lambda g: g * size.reshape(-1, *(1,) * (g.ndim - 1)), grads)
 
     def gradient(
         view: Callable, actor: PyTree, key: Array, starts: Transition, params: PyTree

@@ -237,6 +237,13 @@ def _check_loop(config: RunConfig) -> None:
         )
     if every % train.num_envs:
         raise ConfigError(f"eval.every: {every} must be a multiple of train.num_envs {train.num_envs}")
+    diagnostics = config.diagnostics
+    if diagnostics.gradient_horizons and config.agent.name == "ddqn":
+        raise ConfigError(
+            "diagnostics.gradient_horizons: ddqn has no actor whose gradient could be taken apart; leave it out"
+        )
+    if diagnostics.gradient_starts % 16:
+        raise ConfigError(f"diagnostics.gradient_starts: {diagnostics.gradient_starts} is no multiple of 16; take 128")
     if config.diagnostics.model_error_steps and not needs_model(config):
         raise ConfigError(
             "diagnostics.model_error_steps: there is no dynamics model to measure; set critic.source model and a horizon"

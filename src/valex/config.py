@@ -134,6 +134,8 @@ def canonical(config: RunConfig) -> RunConfig:
             grad_clip=actor.grad_clip,
             normalize_grad=actor.normalize_grad,
         )
+    if actor.gradient != "dr":
+        actor = replace(actor, segment_weight=ActorConfig().segment_weight)
     if actor.starts != "mixture":
         actor = replace(actor, start_mix=ActorConfig().start_mix)
     agent = config.agent

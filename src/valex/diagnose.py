@@ -75,7 +75,7 @@ def diagnose_gradients(
         raise UsageError(str(error)) from error
     batch = options.batch or config.train.batch_size
     study = GradientStudy(horizons, modes_of(config, options.modes), options.draws, CHUNKS, batch)
-    numbers = gradient_diagnosis(subject, study, key, say)
+    numbers = gradient_diagnosis(subject, study, key, say=say)
     own = config.actor.horizon
     named = {"name": run_id(config), "env": config.env.name, "agent": config.agent.name, "law": options.law}
     named |= {"model": config.model.name if parts.model else "oracle (the run has none of its own)", "own_horizon": own}

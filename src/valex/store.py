@@ -258,6 +258,7 @@ def read_run(path: Path) -> StoredRun:
 LATER = {  # diagnostics that can be measured on a finished run: what turns one on, and its settings
     "target_horizons": ("target_horizons", "target_states", "target_particles"),
     "model_error_steps": ("model_error_steps", "model_error_starts"),
+    "gradient_horizons": ("gradient_horizons", "gradient_starts"),
 }
 
 

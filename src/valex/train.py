@@ -77,9 +77,10 @@ def keeps(config: RunConfig, parts: Parts, transition: Transition) -> Transition
     """Drop the fields of a transition that no part of this config reads back, so that replay does not store them."""
     reads_ratio = config.critic.source == "replay" and config.critic.horizon > 0
     segments = config.actor.gradient == "dr" and config.actor.horizon > 0
+    weighs = segments and config.actor.segment_weight is not None
     simulates = parts.model is not None and parts.model.needs_sim_state
     return transition._replace(
-        log_prob=transition.log_prob if reads_ratio and load(RULES, config.critic.rule).off_policy else (),
+        log_prob=transition.log_prob if weighs or (reads_ratio and load(RULES, config.critic.rule).off_policy) else (),
         latent=transition.latent if reads_ratio or segments else (),
         age=transition.age if config.actor.starts != "replay" else (),
         sim_state=transition.sim_state if simulates and config.actor.horizon > 0 else (),

@@ -35,12 +35,19 @@ from valex.types import Array
 LONGEST_RETURN = 400  # control steps of the return whose gradient is the last truth
 
 
-def gradient_diagnosis(
-    subject: GradientSubject, study: GradientStudy, key: Array, say: Callable[[str], None] = lambda text: None
-) -> dict[str, Any]:
-    """Return the diagnosis; `say` is told what is being measured.
+PARTS = ("meter", "agreement", "nodes", "cells", "return", "derivatives", "stretch", "landscape", "numerics")
 
-    Raises ValueError where too few gradients are finite, or `starts` are not a multiple of `chunks`.
+
+def gradient_diagnosis(
+    subject: GradientSubject,
+    study: GradientStudy,
+    key: Array,
+    parts: tuple[str, ...] = PARTS,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Return the diagnosis: variance and bias by horizon, and those of PARTS that are asked for and can be had.
+
+    `say` is told what is being measured. Raises ValueError where too few gradients are finite, or what does not fit is asked for.
     """
     check(subject, study)
     keys = dict(zip(("horizons", "return", "nodes", "other", "health"), jax.random.split(key, 5), strict=True))
@@ -59,20 +66,25 @@ def gradient_diagnosis(
         "blame": {h: lab.blame(at, study.modes[0]) for h, at in found.items()},
         "recommendation": recommendation(best),
     }
-    say("the released meter, and what it should have read")
-    result["meter"] = meter(subject, found, keys["other"])
-    if {"dp", "lr"} <= set(study.modes):
-        result["agreement"] = {h: agreement(at.sums, *map(at.names.index, ("dp", "lr"))) for h, at in found.items()}
-    say(f"nodes at h = {chosen}")
-    result["nodes"] = lab.by_node(subject, keys["nodes"], chosen, study.chunks)
-    if subject.world:
-        result |= against_truth(subject, study, found, chosen, [keys["return"], keys["other"]], say)
-    say("stretch")
-    result["stretch"] = stretch(subject, keys["other"], max(*study.horizons, 1))
-    say("landscape")
-    result["landscape"] = landscape(subject, keys["other"], chosen)
-    say("numerics")
-    result["numerics"] = health(subject, keys["health"], chosen)
+    longest = max(*study.horizons, 1)
+    measures = {
+        "meter": lambda: meter(subject, found, keys["other"]),
+        "agreement": lambda: agreements(found),
+        "nodes": lambda: lab.by_node(subject, keys["nodes"], chosen, study.chunks),
+        "cells": lambda: all_cells(subject, study, keys["return"], chosen),
+        "return": lambda: toward_return(subject, study, found, keys["other"]),
+        "derivatives": lambda: derivative_errors(subject, subject.first, keys["other"], chunks=study.chunks),
+        "stretch": lambda: stretch(subject, keys["other"], longest),
+        "landscape": lambda: landscape(subject, keys["other"], chosen),
+        "numerics": lambda: health(subject, keys["health"], chosen),
+    }
+    possible = {
+        "agreement": {"dp", "lr"} <= set(study.modes),
+        "return": subject.env is not None and subject.resets is not None,
+    } | dict.fromkeys(("cells", "derivatives"), subject.env is not None)
+    for name in (name for name in PARTS if name in parts and possible.get(name, True)):
+        say(name)
+        result[name] = measures[name]()
     return plain(result)
 
 
@@ -150,44 +162,32 @@ def meter(subject: GradientSubject, found: dict[int, AtHorizon], key: Array) -> 
     return result
 
 
-def against_truth(
-    subject: GradientSubject,
-    study: GradientStudy,
-    found: dict[int, AtHorizon],
-    chosen: int,
-    keys: list[Array],
-    say: Callable,
-) -> dict[str, Any]:
-    """Return what only a simulator can tell: every swap, the direction of the return's gradient, errors of derivatives."""
-    world = subject.world
-    assert world is not None  # the caller has asked
-    say(f"all {len(CELLS)} swaps at h = {chosen}")
+def agreements(found: dict[int, AtHorizon]) -> dict[int, dict[str, float]]:
+    """Return whether the pathwise and the likelihood-ratio gradient have one mean, by horizon."""
+    return {h: agreement(at.sums, *map(at.names.index, ("dp", "lr"))) for h, at in found.items()}
+
+
+def all_cells(subject: GradientSubject, study: GradientStudy, key: Array, horizon: int) -> dict[str, Any]:
+    """Return the oracle swap table: every combination of true and estimated components."""
     names = {" ".join(c for c, flag in zip(COMPONENTS, cell, strict=True) if flag) or "none": cell for cell in CELLS}
     named = {lab.TRUE if all(cell) else name: cell for name, cell in names.items()}
-    at = lab.measured(subject, study, keys[0], chosen, (), named)
+    at = lab.measured(subject, study, key, horizon, (), named)
     shown = ("relative_bias", "relative_mse", "cosine", "trace")
-    result: dict[str, Any] = {
-        "cells": {
-            name: {q: lab.interval(at, q, name) for q in shown} | {"true": list(cell)} for name, cell in named.items()
-        }
-    }
-    if subject.resets is not None:
-        steps = min(monte_carlo_steps(subject.gamma), LONGEST_RETURN)
-        say(f"the gradient of the return over {steps} steps")
-        whole = lab.whole_return(subject, study, keys[1], steps)
-        statistics = statistics_of(whole)
-        signal, trace = float(statistics.dots[0, 0]), float(statistics.trace[0])
-        toward = {h: lab.direction(at_h, whole) for h, at_h in found.items()}
-        each = {name: [Interval(*(x[k] for x in i)) for i in toward.values()] for k, name in enumerate(at_names(found))}
-        result["return"] = {
-            "steps": steps,
-            "signal": signal,
-            "trace": trace,
-            "cosine": {name: over_horizons(intervals) for name, intervals in each.items()},
-        }
-    say("errors of derivatives")
-    result["derivatives"] = derivative_errors(subject, subject.first, keys[1], chunks=study.chunks)
-    return result
+    return {name: {q: lab.interval(at, q, name) for q in shown} | {"true": list(cell)} for name, cell in named.items()}
+
+
+def toward_return(
+    subject: GradientSubject, study: GradientStudy, found: dict[int, AtHorizon], key: Array
+) -> dict[str, Any]:
+    """Return the direction of every mean gradient against that of the gradient of the return from resets."""
+    steps = min(monte_carlo_steps(subject.gamma), LONGEST_RETURN)
+    whole = lab.whole_return(subject, study, key, steps)
+    statistics = statistics_of(whole)
+    toward = {h: lab.direction(at, whole) for h, at in found.items()}
+    each = {name: [Interval(*(x[k] for x in i)) for i in toward.values()] for k, name in enumerate(at_names(found))}
+    cosine = {name: over_horizons(intervals) for name, intervals in each.items()}
+    signal, trace = float(statistics.dots[0, 0]), float(statistics.trace[0])
+    return {"steps": steps, "signal": signal, "trace": trace, "cosine": cosine}
 
 
 def at_names(found: dict[int, AtHorizon]) -> tuple[str, ...]:

@@ -7,10 +7,13 @@ from functools import lru_cache
 import jax
 
 from valex import replay as replays
+from valex.diagnostics.diagnosis import gradient_diagnosis
 from valex.diagnostics.gradients import per_sample_statistics
+from valex.diagnostics.laboratory import GradientStudy
 from valex.diagnostics.model_error import ErrorStudy, model_error
 from valex.diagnostics.overhead import update_split
 from valex.diagnostics.plain import plain
+from valex.diagnostics.subject import modes_of, subject_of
 from valex.diagnostics.targets import TargetStudy, horizons_of, target_statistics
 from valex.diagnostics.visits import visited_transitions
 from valex.expansion import make_critic_target
@@ -56,6 +59,8 @@ def final_diagnostics(config: RunConfig, parts: Parts, state: TrainState) -> dic
         study = ErrorStudy(settings.model_error_steps, settings.model_error_starts, behaviour, config.gamma)
         counts = {"starts": study.starts, "members": parts.model.members, "behaviour": behaviour, "gamma": study.gamma}
         result["model_error"] = plain(model_error(parts, state, key, study)) | counts
+    if settings.gradient_horizons:
+        result["gradients"] = gradients_apart(config, parts, state, key)
     if settings.overhead:
         result["overhead"] = overhead(config, parts, state)
     return result
@@ -79,6 +84,15 @@ def gradient_statistics(
         "estimator": config.actor.estimator,
         "samples": GRADIENT_SAMPLES,
     }
+
+
+def gradients_apart(config: RunConfig, parts: Parts, state: TrainState, key: Array) -> dict:
+    """Return the actor's gradient taken apart at the horizons that config.diagnostics asks for, on what the policy visits."""
+    settings = config.diagnostics
+    horizons, modes = horizons_of(settings.gradient_horizons), modes_of(config, ())
+    subject = subject_of(config, parts, state, key, (max(horizons) + 1, settings.gradient_starts), "visited")
+    study = GradientStudy(horizons, modes, draws=2, batch=config.train.batch_size)
+    return gradient_diagnosis(subject, study, key, ("derivatives", "stretch", "landscape"))
 
 
 def overhead(config: RunConfig, parts: Parts, state: TrainState) -> dict:

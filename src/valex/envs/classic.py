@@ -237,16 +237,16 @@ def make_ball(config: EnvConfig) -> Env:
 
 # ---------------------------------------------------------------------------------------------------- double integrator
 
-REACH = 0.2  # m and m/s, of the starts: small enough that the best linear policy stays within the bounds of the action
+REACH = 0.25  # m and m/s, of the starts: small enough that the best linear policy stays within the bounds of the action
 
 
 def make_linear_quadratic(config: EnvConfig) -> Env:
-    """Build a double integrator with quadratic costs, whose best policy and values are known in closed form.
+    """Build a damped double integrator with quadratic costs, whose best policy and values are known in closed form.
 
-        x' = x + 0.1 v + 0.01 a,   v' = v + 0.2 a,   r = -(100 x^2 + 10 v^2 + 5 a^2)      of the state the action is taken in
+        x' = 0.95 x + 0.1 v + 0.01 a,   v' = 0.9 v + 0.2 a,   r = -(10 x^2 + v^2 + 0.5 a^2)      of (x, v) before
 
-    obs (x, v), m and m/s; a step takes 0.1 s. Reset x, v ~ U(-0.2, 0.2). With gamma 0.95 the best action -K s of the Riccati
-    equation, K = (3.04, 1.97), stays within [-1, 1] from there on. Defaults: 50 steps, no termination.
+    obs (x, v), m and m/s; a step takes 0.1 s. Reset x, v ~ U(-0.25, 0.25). With gamma 0.95 the best action -K s of the Riccati
+    equation, K = (2.36, 1.47), stays within [-1, 1] from there on. Defaults: 50 steps, no termination.
     """
     choices = resolve(config, ("jax",), episode_length=50)
 
@@ -256,8 +256,8 @@ def make_linear_quadratic(config: EnvConfig) -> Env:
     def step(key, state, action):
         x, v = state
         push = jnp.clip(action[0], -1.0, 1.0)
-        reward = -(100.0 * x**2 + 10.0 * v**2 + 5.0 * push**2)
-        after = jnp.stack([x + 0.1 * v + 0.01 * push, v + 0.2 * push])
+        reward = -(10.0 * x**2 + v**2 + 0.5 * push**2)
+        after = jnp.stack([0.95 * x + 0.1 * v + 0.01 * push, 0.9 * v + 0.2 * push])
         return after, StepOut(after, reward, jnp.zeros((), bool))
 
     same = lambda state: state  # noqa: E731

@@ -13,7 +13,7 @@ from valex.envs.base import tree_where
 from valex.models.fitting import same_episode
 from valex.models.segments import along_segment
 from valex.targets import H_STEP
-from valex.types import ActionSample, Array, Model, PyTree, ReturnInputs, Transition
+from valex.types import ActionSample, Array, Bootstrap, Model, PyTree, ReturnInputs, Transition
 from valex.windows import Rollout, from_model, rollout
 
 
@@ -39,17 +39,38 @@ def one_by_one(starts: Transition, mode: str) -> Transition:
     return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None] if mode == "dr" else x[:, None], starts)
 
 
-def pathwise_value(
+def pathwise_values(
     theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str, calls: Array | None = None
 ) -> Array:
-    """Return the mean of V_h over rows [B, ...] (segments [h + 1, B, ...] of `dr`), with the gradient that `mode` says.
+    """Return V_h of rows [B, ...] (segments [h + 1, B, ...] of `dr`), [B], with the gradient that `mode` says.
 
     calls [h + 1]: share of the gradient that every call of the policy lets through to theta; None: all of it.
     """
     if mode == "first_action":
         calls = jnp.zeros(horizon + 1).at[0].set(1.0)
-    window = follow(theta, chain, start, key, horizon, mode, calls).window
-    return jnp.mean(H_STEP.fold(window, horizon, 1.0))
+    return H_STEP.fold(follow(theta, chain, start, key, horizon, mode, calls).window, horizon, 1.0)
+
+
+def pathwise_value(
+    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str, calls: Array | None = None
+) -> Array:
+    """Return the mean over rows of `pathwise_values`."""
+    return jnp.mean(pathwise_values(theta, chain, start, key, horizon, mode, calls))
+
+
+def segment_weights(view: Bootstrap, segments: Transition, limit: float | None) -> Array:
+    """Return w [B], the importance of stored segments [h + 1, B, ...] for the policy of `view`, divided by their mean.
+
+        w = min(limit, prod_i pi(a_i|s_i) / mu(a_i|s_i)),   the product over the actions of one episode; limit None: w = 1
+
+    An action of an older policy implies a noise far in the tail of the present one: without weights `dr` climbs where that policy
+    was. They carry no gradient. Source: Heess et al. 2015 (SVG with experience replay).
+    """
+    if limit is None:
+        return jnp.ones(segments.reward.shape[1])
+    ratio = view.log_prob(segments.obs, segments.latent) - segments.log_prob
+    weight = jnp.minimum(jnp.exp(jnp.sum(same_episode(segments) * ratio, axis=0)), limit)
+    return jax.lax.stop_gradient(weight / jnp.maximum(jnp.mean(weight), 1e-12))
 
 
 def action_grads(theta: PyTree, chain: Chain, starts: Transition, keys: Array, horizon: int) -> PyTree:

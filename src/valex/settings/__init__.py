@@ -107,6 +107,8 @@ class ActorConfig:
     """Divide the objective by H + 1, as the released code does; recorded with every gradient statistic."""
     gradient: Gradient = "dp"
     """How J is differentiated: dp, dr, detach, first_action (through the model), lr (past it), or mixtures of dp and lr."""
+    segment_weight: float | None = 1.0
+    """dr: largest importance weight of a stored segment (> 0); None: all count alike, which is biased by old policies."""
     closing: Closing = "critic"
     """What stands for the return behind H steps: the critic, its slowly updated copy (SHAC), or nothing (APG)."""
     starts: Starts = "replay"
@@ -240,6 +242,10 @@ class DiagnosticsConfig:
     """K, model steps over which the model's error is measured on new episodes, at most their length; 0: not at all."""
     model_error_starts: int = 64
     """Starts of that measurement, each an own episode (>= 2)."""
+    gradient_horizons: tuple[int, ...] = ()
+    """Horizons at which the actor's gradient through the model is taken apart (`valex diagnose gradients`); empty: none."""
+    gradient_starts: int = 128
+    """Starts of that measurement (a multiple of 16, >= 32)."""
 
 
 @dataclass(frozen=True)
