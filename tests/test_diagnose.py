@@ -36,7 +36,8 @@ def test_a_stored_run_is_diagnosed(tmp_path, capsys):
     assert store.read_run(folder).status["state"] == "finished"  # the run itself is as it was
 
 
-def test_a_fresh_policy_of_a_preset_is_diagnosed(tmp_path, capsys):
+def test_a_fresh_policy_of_a_preset_is_diagnosed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("valex.diagnose.PARTS", ("meter", "nodes", "stretch", "landscape", "numerics"))
     out = tmp_path / "d"
     assert cli.main(["diagnose", "gradients", "ddpg", *SMALL, *FRESH, "--env.name", "ball", "--out", str(out)]) == 0
     said = capsys.readouterr().out

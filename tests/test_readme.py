@@ -35,6 +35,15 @@ def test_the_lines_on_learned_models_run():
     assert len(names["error"]["steps"]) == 10
 
 
+def test_the_lines_on_gradients_run():
+    names: dict = {}
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)[1]
+    exec(compile(code, "adding.md", "exec"), names)
+    found = names["found"]
+    assert found["names"][:2] == ["dp", "lr"] and found["horizons"] == [1, 5] and set(found["agreement"]) == {"1", "5"}
+    assert found["quantities"]["relative_bias"]["dp"]["value"][1] > 0  # a critic that knows nothing
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
 def test_links_lead_somewhere(target):
     assert target.startswith("http") or (ROOT / target).exists(), target
@@ -60,6 +69,9 @@ def test_commands_are_understood(line, tmp_path, monkeypatch, capsys):
     words = shlex.split(line)
     if words[0] == "report":
         assert main(words) == 2 and "runs/horizon-quick is not a folder" in capsys.readouterr().err
+        return
+    if words[0] == "diagnose":
+        assert main(words) == 2 and "RUN is neither a run directory nor a preset" in capsys.readouterr().err
         return
     more = [w for w in ("--dry-run", "--json") if w not in words] if words[0] in ("train", "study") else []
     assert main(words + more * ("--help" not in words)) == 0, capsys.readouterr().err

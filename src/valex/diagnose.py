@@ -8,7 +8,7 @@ import jax
 
 from valex.arguments import DiagnoseOptions, UsageError
 from valex.config import run_id
-from valex.diagnostics.diagnosis import gradient_diagnosis
+from valex.diagnostics.diagnosis import PARTS, gradient_diagnosis
 from valex.diagnostics.laboratory import GradientStudy
 from valex.diagnostics.subject import modes_of, subject_of
 from valex.estimators.per_sample import MODES
@@ -75,7 +75,7 @@ def diagnose_gradients(
         raise UsageError(str(error)) from error
     batch = options.batch or config.train.batch_size
     study = GradientStudy(horizons, modes_of(config, options.modes), options.draws, CHUNKS, batch)
-    numbers = gradient_diagnosis(subject, study, key, say=say)
+    numbers = gradient_diagnosis(subject, study, key, PARTS, say)
     own = config.actor.horizon
     named = {"name": run_id(config), "env": config.env.name, "agent": config.agent.name, "law": options.law}
     named |= {"model": config.model.name if parts.model else "oracle (the run has none of its own)", "own_horizon": own}

@@ -60,7 +60,7 @@ def missing(d: dict[str, Any]) -> list[str]:
         lines.append("bias and what it comes from: no differentiable simulator that can be set to an observation")
     if "agreement" not in d:
         lines.append("pathwise against likelihood ratio: asks for modes dp and lr, and for a policy with a likelihood")
-    if d["numerics"]["doubt"]:
+    if "numerics" in d and d["numerics"]["doubt"]:
         lines.append(f"float64: {d['numerics']['doubt']}")
     return lines
 

@@ -60,14 +60,14 @@ def every_plate(d: dict[str, Any]) -> dict[str, tuple[str, str, Plate]]:
     result = {"variance": variance_plate(d)}
     if d["about"]["truth"]:
         result |= {"bias": bias_plate(d), "blame": blame_plate(d)}
-    if "return" in d:
-        result["direction"] = direction_plate(d)
-    return result | {
-        "nodes": nodes_plate(d),
-        "stretch": stretch_plate(d),
-        "landscape": landscape_plate(d),
-        "meter": meter_plate(d),
+    drawn = {
+        "direction": ("return", direction_plate),
+        "nodes": ("nodes", nodes_plate),
+        "stretch": ("stretch", stretch_plate),
+        "landscape": ("landscape", landscape_plate),
+        "meter": ("meter", meter_plate),
     }
+    return result | {name: plate(d) for name, (part, plate) in drawn.items() if part in d}
 
 
 def measured(d: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -57,8 +57,14 @@ def sentences(d: dict[str, Any]) -> list[str]:
             f"A batch of {about['batch']} has a signal-to-noise ratio of {said(trace['snr'])}."
         )
     if about["truth"]:
-        lines += [bias_sentence(d, k), derivative_sentence(d)]
-    lines += [growth_sentence(d), agreement_sentence(d, k), health_sentence(d)]
+        lines.append(bias_sentence(d, k))
+    told = {
+        "derivatives": lambda: derivative_sentence(d),
+        "stretch": lambda: growth_sentence(d),
+        "agreement": lambda: agreement_sentence(d, k),
+        "numerics": lambda: health_sentence(d),
+    }
+    lines += [sentence() for part, sentence in told.items() if part in d]
     return [line for line in lines if line]
 
 
@@ -131,8 +137,6 @@ def growth_sentence(d: dict[str, Any]) -> str:
 
 def agreement_sentence(d: dict[str, Any], k: int) -> str:
     """Return whether the pathwise and the likelihood-ratio gradient have one mean."""
-    if "agreement" not in d:
-        return ""
     found = d["agreement"][str(d["horizons"][k])]
     if found["p_value"] is None:
         return ""
