@@ -95,6 +95,10 @@ STUDIES = {
         "valex.studies.combine_horizons:COMBINE_HORIZONS",
         "how are horizons best combined? one, mean, minimum, TD(lambda), STEVE; single models and ensembles",
     ),
+    "rp-gradients": Entry(
+        "valex.studies.rp_gradients:RP_GRADIENTS",
+        "what limits a policy gradient through a model? spectral normalisation, DP and DR, variance and bias by horizon",
+    ),
     "discrete-horizon": Entry(
         "valex.studies.discrete_horizon:DISCRETE_HORIZON",
         "does a longer horizon pay with discrete actions? double DQN on MinAtar, oracle and learned model, Retrace",

@@ -27,6 +27,9 @@ PALETTE = {  # Okabe and Ito: told apart with any colour vision
     "ce critic.max_disagreement=0.2": "#d55e00",
     "ce model.num_models=1": "#e69f00",
     "ce model.loss_steps=4": "#009e73",
+    "ae_learned model.num_models=1 model.deterministic=True": "#0072b2",
+    "ae_learned actor.gradient=dr model.num_models=1 model.deterministic=True": "#009e73",
+    "ae_learned model.num_models=1 model.spectral.layers=paper model.deterministic=True agent.spectral.layers=paper": "#d55e00",
     "first": "#0072b2",  # the series of a figure that has neither arms nor horizons nor parts
     "second": "#d55e00",
     "third": "#009e73",

@@ -57,8 +57,8 @@ class Grid(NamedTuple):
 
 def condition(config: RunConfig) -> RunConfig:
     """Return what two runs must share to be compared: everything but seed, arm, horizon, diagnostics and storage."""
-    own = {name.partition(".")[2] for name in AGENT_SETTINGS}
-    usual = {f.name: f.default for f in fields(config.agent) if f.name in own}
+    own, plain = {name.split(".")[1] for name in AGENT_SETTINGS}, type(config.agent)()
+    usual = {f.name: getattr(plain, f.name) for f in fields(config.agent) if f.name in own}
     return replace(
         config,
         seed=0,

@@ -12,15 +12,20 @@ from valex.config import PRESETS, canonical, expansion
 from valex.fields import flatten
 from valex.settings import LEARNED, ActorConfig, CriticConfig, ModelConfig, RunConfig
 
-AGENT_NAMES = {"sac": "SAC", "ddpg": "DDPG", "td3": "TD3", "ddqn": "DDQN"}
+AGENT_NAMES = {"sac": "SAC", "rpg": "RP-PGM", "ddpg": "DDPG", "td3": "TD3", "ddqn": "DDQN"}
 BASELINE = "base"
 CE, MVE, AE, AE_LEARNED, RETRACE = "ce", "mve", "ae", "ae_learned", "retrace"
+ONE_NET = "model.num_models=1 model.deterministic=True"  # the model of 2310.19927
+NORMALISED_NET = "model.num_models=1 model.spectral.layers=paper model.deterministic=True agent.spectral.layers=paper"  # and its policy
 ARM_NAMES = {  # and the order of arms in a report
     BASELINE: "no expansion (H = 0)",
     CE: "critic expansion (CE)",
     MVE: "critic expansion, learned (MVE)",
     AE: "actor expansion (AE)",
     AE_LEARNED: "actor expansion, learned (AE)",
+    f"{AE_LEARNED} {ONE_NET}": "RP-DP",
+    f"{AE_LEARNED} {NORMALISED_NET}": "RP-DP, spectral normalisation",
+    f"{AE_LEARNED} actor.gradient=dr {ONE_NET}": "RP-DR",
     RETRACE: "Retrace",
     f"{CE}_retrace agent.density=released": "critic expansion, released density (B2)",
     f"{RETRACE} agent.density=released": "Retrace, released density (B2)",
@@ -67,13 +72,30 @@ SETTING_NAMES = {  # "field=value", or "field" with its value filled in
     "critic.particles": "{} particles",
     "model.noise": "noise {}",
     "model.bias": "bias {}",
+    "model.deterministic=True": "without noise",
+    "actor.gradient=dr": "along stored segments (RP-DR)",
+    "actor.gradient=lr": "likelihood ratio",
+    "actor.gradient": "gradient {}",
+    "actor.closing=nothing": "no critic behind it",
+    "actor.closing=target_critic": "closed by the target critic",
+    "agent.spectral.layers=paper": "spectral normalisation of the policy",
+    "agent.spectral.layers=release": "spectral normalisation of the policy (as released)",
+    "model.spectral.layers=paper": "of the model",
+    "model.spectral.layers=release": "of the model (as released)",
     "agent.density=released": "released density (B2)",
     "agent.policy=boltzmann": "Boltzmann policy",
     "agent.temperature": "temperature {}",
 }
 
 
-AGENT_SETTINGS = ("agent.density", "agent.policy", "agent.temperature")  # of the learner, that make another arm
+AGENT_SETTINGS = (  # of the learner, that make another arm
+    "agent.density",
+    "agent.policy",
+    "agent.temperature",
+    "agent.spectral.layers",
+    "agent.spectral.coefficient",
+    "agent.spectral.cap",
+)
 
 
 @lru_cache(maxsize=256)
