@@ -59,10 +59,12 @@ def test_along_no_model_it_is_sac():
 
 def test_the_model_is_used_when_its_time_has_come():
     free, _, _ = trained(replace(SMALL, actor=ActorConfig()))
-    waiting, _, _ = trained(replace(SMALL, agent=replace(SMALL.agent, model_free_updates=10**6)))
-    along, _, _ = trained(replace(SMALL, agent=replace(SMALL.agent, model_free_updates=30)))
+    program = make_program(replace(SMALL, agent=replace(SMALL.agent, model_free_updates=30)))
+    waiting, along = (program.chunk(program.start(jnp.uint32(0)), jnp.int32(n))[0] for n in (30, 60))
+    before = make_program(replace(SMALL, actor=ActorConfig()))
+    early = before.chunk(before.start(jnp.uint32(0)), jnp.int32(30))[0]
     close = lambda a, b: all(np.allclose(x, y, rtol=1e-5) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))  # noqa: E731
-    assert close(waiting.agent.actor, free.agent.actor)
+    assert close(waiting.agent.actor, early.agent.actor)
     assert not close(along.agent.actor, free.agent.actor)
 
 

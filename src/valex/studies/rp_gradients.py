@@ -65,7 +65,8 @@ def smoke() -> list[RunConfig]:
         train=replace(base.train, warmup_steps=256, batch_size=64),
         eval=replace(base.eval, every=150, episodes=4),
     )
-    return over_seeds(arms(base, (1,), (1,), (1, 2)), (1, 2))
+    first, second = over_seeds(arms(base, (1,), (1,), (1,)), (1,)), over_seeds(arms(base, (1,), (1,), ()), (2,))
+    return [run for pair in zip(first, second, strict=True) for run in pair]
 
 
 def quick() -> list[RunConfig]:
