@@ -16,7 +16,8 @@ AGENT_NAMES = {"sac": "SAC", "rpg": "RP-PGM", "ddpg": "DDPG", "td3": "TD3", "ddq
 BASELINE = "base"
 CE, MVE, AE, AE_LEARNED, RETRACE = "ce", "mve", "ae", "ae_learned", "retrace"
 ONE_NET = "model.num_models=1 model.deterministic=True"  # the model of 2310.19927
-NORMALISED_NET = "model.num_models=1 model.spectral.layers=paper model.deterministic=True agent.spectral.layers=paper"  # and its policy
+NORMALISED = "model.num_models=1 model.spectral.layers=paper model.deterministic=True"
+NORMALISED_NET = f"{NORMALISED} agent.spectral.layers=paper"  # and its policy
 ARM_NAMES = {  # and the order of arms in a report
     BASELINE: "no expansion (H = 0)",
     CE: "critic expansion (CE)",
