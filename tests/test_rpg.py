@@ -257,3 +257,17 @@ def test_starts_are_kept_where_a_law_reads_them():
         state, _, _ = trained(config)
         stored = jax.tree.unflatten(state.replay.layout.tree, state.replay.layout.dtypes)
         assert (stored.age == "int32") == kept
+
+
+def test_rematerialisation_changes_memory_and_no_number(monkeypatch):
+    """`jax.checkpoint` on the rollout's step is no stabiliser: the gradient is the same without it."""
+    chain, starts = lq.chain(), lq.starts(64)
+    gradient, _ = make_actor_gradient(ActorConfig(10), lq.GAMMA, chain.model)
+    ask = lambda: jax.jit(lambda t, s: gradient(chain.view, t, jax.random.key(5), s, ())[0])  # noqa: E731
+    lowered = ask().lower(lq.theta(), starts)
+    monkeypatch.setattr(jax, "checkpoint", lambda f, **settings: f)
+    plain = ask().lower(lq.theta(), starts)
+    assert "optimization_barrier" in lowered.as_text() or lowered.as_text() != plain.as_text()  # it was on, and is off
+    np.testing.assert_allclose(
+        lowered.compile()(lq.theta(), starts), plain.compile()(lq.theta(), starts), rtol=1e-5, atol=1e-6
+    )

@@ -24,6 +24,7 @@ from valex.studies.horizon_claims import CLAIMS, REMARKS
 from valex.studies.horizon_diagnostics import DIAGNOSTIC_FIGURES
 from valex.studies.naming import AE, AE_LEARNED, CE, MVE, ORACLE_OF, RETRACE
 from valex.studies.return_figures import RETURN_FIGURES
+from valex.studies.stabilisers import EXPLOSION, HORIZONS as STABILISER_HORIZONS, cells as stabiliser_cells
 
 
 def at_horizon(base: RunConfig, arm: str, h: int) -> RunConfig:
@@ -46,12 +47,19 @@ def grid(
     """
     plain = replace(base, model=ModelConfig())
     cells = [plain] + [at_horizon(base, arm, h) for arm, horizons in arms.items() for h in horizons if h > 0]
+    return measured(cells, seeds, targets)
+
+
+def measured(cells: list[RunConfig], seeds: tuple[int, ...], targets: tuple[int, ...]) -> list[RunConfig]:
+    """Return cells, the first of them H = 0, over all seeds, with what `grid` has measured on their final agents."""
     return [
         replace(
             config,
             seed=seed,
             diagnostics=replace(
-                base.diagnostics, target_horizons=targets if config is plain else (), overhead=seed == seeds[0]
+                config.diagnostics,
+                target_horizons=targets if config is cells[0] else (),
+                overhead=seed == seeds[0],
             ),
         )
         for config in cells
@@ -113,6 +121,13 @@ def quick_particles() -> list[RunConfig]:
     one = grid(quick_base(), {CE: QUICK_HORIZONS}, QUICK_SEEDS, QUICK_HORIZONS)
     many = [replace(c, critic=replace(c.critic, particles=PARTICLES)) for c in one if c.critic.horizon]
     return one + many
+
+
+def quick_stabilisers() -> list[RunConfig]:
+    """Return actor expansion with and without what is meant to keep its gradient from exploding, on pendulum and cart-pole."""
+    return [
+        c for env in ("pendulum", "cartpole") for c in measured(stabiliser_cells(env), QUICK_SEEDS, STABILISER_HORIZONS)
+    ]
 
 
 class PaperEnv(NamedTuple):
@@ -203,10 +218,11 @@ HORIZON = Study(
         "paper": paper,
         "quick-learned": quick_learned,
         "quick-particles": quick_particles,
+        "quick-stabilisers": quick_stabilisers,
     },
     agents=("sac", "ddpg", "td3"),
     adapt=with_released_density,
-    figures=RETURN_FIGURES + DIAGNOSTIC_FIGURES,
+    figures=(*RETURN_FIGURES, *DIAGNOSTIC_FIGURES, EXPLOSION),
     claims=CLAIMS,
     remarks=REMARKS,
 )

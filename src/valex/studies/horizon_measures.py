@@ -13,6 +13,7 @@ from valex.store import StoredRun
 from valex.studies.base import Component
 from valex.studies.cells import (
     Grid,
+    Paired,
     arms,
     cell,
     cell_of,
@@ -200,10 +201,20 @@ def target_variance_grows(grid: Grid, env: str, estimator: str) -> list[Componen
     return [Component(label, ratio[np.isfinite(ratio)], failed, f"H = {longest}", limit)]
 
 
+def gradient_growth(grid: Grid, env: str, spread: tuple[str, float], name: str, h: int) -> Paired | str:
+    """Return log10 of a spread of the actor's gradient at horizon h over that at H = 1, means over training, in one row.
+
+    spread = (metric, power that makes it a standard deviation).
+    """
+    key, power = spread
+    pair = paired(grid, env, [(name, h), (name, 1)], partial(log10_mean, key=key))
+    return pair if isinstance(pair, str) else pair._replace(values=power * (pair.values[:1] - pair.values[1:]))
+
+
 def gradient_explodes(
-    grid: Grid, env: str, key: str, scale: float, name: str = AE, least: int = 3
+    grid: Grid, env: str, spread: tuple[str, float], name: str = AE, least: int = 3
 ) -> list[Component] | str:
-    """Return scale * log10(statistic at H / at H = 1) of an arm for every H >= least, means over training."""
+    """Return the growth of a spread of an arm's gradient from H = 1 to every H >= least."""
     longer = [h for h in horizons(grid, env, name) if h >= least]
     if not longer:
         return f"not run in this preset: {in_words(grid, name)} at H ≥ {least}"
@@ -211,11 +222,11 @@ def gradient_explodes(
     inside = found and any(run.config.actor.divide_by_length for run in (found.finished | found.failed).values())
     parts = []
     for h in longer:
-        pair = paired(grid, env, [(name, h), (name, 1)], partial(log10_mean, key=key))
-        if isinstance(pair, str):
-            return pair
-        values = scale * (pair.values[0] - pair.values[1])
-        parts.append(Component(f"H = {h}", values, pair.failed, f"1/(H+1) {'inside' if inside else 'not inside'}"))
+        growth = gradient_growth(grid, env, spread, name, h)
+        if isinstance(growth, str):
+            return growth
+        detail = f"1/(H+1) {'inside' if inside else 'not inside'}"
+        parts.append(Component(f"H = {h}", growth.values[0], growth.failed, detail))
     return parts
 
 
