@@ -8,8 +8,8 @@ import linear_quadratic as lq
 import numpy as np
 import pytest
 
-from valex.estimators.pathwise import Chain, action_grads, follow, one_by_one
-from valex.estimators.per_sample import MODES, Mixing, alpha_order_share, per_sample_grads
+from valex.estimators.pathwise import Chain, Upto, action_grads, follow, one_by_one
+from valex.estimators.per_sample import MODES, TRACED, Mixing, alpha_order_share, per_sample_grads
 from valex.estimators.total_propagation import propagated_grads
 from valex.losses import covariance_trace
 from valex.types import ActionSample, Bootstrap, Model, StepOut, Transition
@@ -340,3 +340,32 @@ def test_unknown_modes_are_named():
     silent = CHAIN._replace(view=lambda th: lq.bootstrap(th, NOISE)._replace(redraw=None))
     with pytest.raises(ValueError, match="dr infers"):
         per_sample_grads(lq.theta(), silent, lq.starts(2), keys_of(2), 1, "dr")
+
+
+# --------------------------------------------------------------------------------------------------- traced horizons
+
+
+@pytest.mark.parametrize("mode", TRACED)
+def test_one_program_serves_every_horizon(mode):
+    """V_h with h traced up to 5 is V_h with h written down; nothing here draws a number."""
+    chain, rows = scalar_chain(1.3), rows_at(jax.random.normal(jax.random.key(0), (64, 1)))
+    traced = jax.jit(lambda h: per_sample_grads(jnp.float32(0.4), chain, rows, keys_of(64), Upto(5, h), mode))
+    for h in (0, 1, 2, 5):
+        exact = per_sample_grads(jnp.float32(0.4), chain, rows, keys_of(64), h, mode)
+        np.testing.assert_allclose(traced(jnp.int32(h)), exact, rtol=1e-5, atol=1e-6)
+    assert traced._cache_size() == 1
+
+
+def test_what_explodes_behind_a_traced_horizon_spoils_nothing():
+    chain, rows = scalar_chain(1e30), rows_at(jnp.ones((4, 1)))
+    found = per_sample_grads(jnp.float32(0.4), chain, rows, keys_of(4), Upto(8, jnp.int32(0)), "dp")
+    one = per_sample_grads(jnp.float32(0.4), scalar_chain(1e6), rows, keys_of(4), Upto(8, jnp.int32(1)), "dp")
+    assert np.all(np.isfinite(found)) and np.all(np.isfinite(one)) and np.all(one != 0.0)
+
+
+def test_a_traced_horizon_is_refused_where_rows_are_counted():
+    for mode in set(MODES) - set(TRACED):
+        with pytest.raises(ValueError, match="horizon: traced"):
+            per_sample_grads(
+                jnp.float32(0.4), scalar_chain(1.0), rows_at(jnp.ones((4, 1))), keys_of(4), Upto(2, jnp.int32(1)), mode
+            )

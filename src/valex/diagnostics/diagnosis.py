@@ -51,10 +51,7 @@ def gradient_diagnosis(
     """
     check(subject, study)
     keys = dict(zip(("horizons", "return", "nodes", "other", "health"), jax.random.split(key, 5), strict=True))
-    found: dict[int, AtHorizon] = {}
-    for h in study.horizons:
-        say(f"h = {h}")
-        found[h] = lab.measured(subject, study, keys["horizons"], h, study.modes, lab.SWAPS)
+    found = lab.swept(subject, study, keys["horizons"], say)
     best = lab.recommended(found, study.modes[0])
     chosen = best.horizon if best else study.horizons[len(study.horizons) // 2]
     result = {

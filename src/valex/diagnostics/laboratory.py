@@ -24,8 +24,8 @@ import numpy as np
 from valex.diagnostics.moments import Found, Sums, collect_sums, covariances, flat, released_meter, statistics_of
 from valex.diagnostics.subject import GradientSubject, evaluated
 from valex.diagnostics.swap import ALL, COMPONENTS, ONE_TRUE, return_grads, swapped_grads
-from valex.estimators.pathwise import action_grads, reward_grads
-from valex.estimators.per_sample import per_sample_grads
+from valex.estimators.pathwise import Upto, action_grads, reward_grads
+from valex.estimators.per_sample import TRACED, per_sample_grads
 from valex.statistics import Interval, jackknife
 from valex.types import Array, Transition
 
@@ -55,20 +55,27 @@ class AtHorizon(NamedTuple):
     sums: Sums
 
 
-def bank_of(subject: GradientSubject, modes: Sequence[str], cells: Sequence[tuple[int, ...]], horizon: int) -> Callable:
+def bank_of(
+    subject: GradientSubject, modes: Sequence[str], cells: Sequence[tuple[int, ...]], horizon: int | Upto
+) -> Callable:
     """Return (starts [B, T, ...], keys [B]) -> gradients of V_h, [K, B, P]: those of modes, then of cells of swaps."""
     theta, chain, world = subject.theta, subject.chain, subject.world
 
     def bank(starts: Transition, keys: Array) -> Array:
         first = jax.tree.map(lambda x: x[:, 0], starts)
-        real = jax.tree.map(lambda x: jnp.moveaxis(x[:, : horizon + 1], 1, 0), starts)
-        rows = lambda mode: real if mode == "dr" else first  # noqa: E731
+        rows = lambda mode: segments(starts, horizon) if mode == "dr" else first  # noqa: E731
         found = [flat(per_sample_grads(theta, chain, rows(m), keys, horizon, m))[None] for m in modes]
         if cells and world:
             found.append(swapped_grads(theta, world, first, keys, horizon, cells))
         return jnp.concatenate(found)
 
     return bank
+
+
+def segments(starts: Transition, horizon: int | Upto) -> Transition:
+    """Return the first h + 1 rows of stretches [B, T, ...], leaves [h + 1, B, ...]; h has to be static."""
+    assert isinstance(horizon, int)
+    return jax.tree.map(lambda x: jnp.moveaxis(x[:, : horizon + 1], 1, 0), starts)
 
 
 def quantities(found: Found, truth: int | None, batch: int) -> np.ndarray:
@@ -99,6 +106,37 @@ def measured(
         return collect_sums(bank_of(who, modes, which, horizon), who.starts, key, study.draws, study.chunks)
 
     return summed_up((*modes, *cells), evaluated(subject, collect, key), study.batch)
+
+
+def swept(
+    subject: GradientSubject, study: GradientStudy, key: Array, say: Callable[[str], None] = lambda text: None
+) -> dict[int, AtHorizon]:
+    """Measure the modes of a study and SWAPS at each of its horizons. Raises ValueError as `measured`.
+
+    Where every mode can do with a traced horizon they are one program: it is compiled once, at the price of the longest rollout
+    for all of them, and all share one stream of noises.
+    """
+    if not set(study.modes) <= set(TRACED):
+        found = {}
+        for h in study.horizons:
+            say(f"h = {h}")
+            found[h] = measured(subject, study, key, h, study.modes, SWAPS)
+        return found
+    say(f"h = {', '.join(map(str, study.horizons))}")
+    cells = SWAPS if subject.env else {}
+    which, most = tuple(cells.values()), max(*study.horizons, 1)
+
+    def collect(who: GradientSubject, key: Array, steps: Array) -> Sums:
+        def at(h: Array) -> Sums:
+            bank = bank_of(who, study.modes, which, Upto(most, h))
+            return collect_sums(bank, who.starts, key, study.draws, study.chunks)
+
+        return jax.lax.map(at, steps)
+
+    sums = evaluated(subject, collect, key, jnp.array(study.horizons, jnp.int32))
+    names = (*study.modes, *cells)
+    one = lambda i: summed_up(names, jax.tree.map(lambda x: x[i], sums), study.batch)  # noqa: E731
+    return {h: one(i) for i, h in enumerate(study.horizons)}
 
 
 def summed_up(names: tuple[str, ...], sums: Sums, batch: int) -> AtHorizon:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from valex.diagnostics.moments import flat
-from valex.estimators.pathwise import Chain, one_by_one, pathwise_value
+from valex.estimators.pathwise import Chain, Upto, one_by_one, pathwise_value
 from valex.models.swap import Truth, simulator, swapped
 from valex.types import Array, Env, PyTree, Transition
 from valex.windows import real_row
@@ -73,7 +73,12 @@ def judged_by_return(world: Simulated, theta: PyTree, key: Array) -> Callable:
 
 
 def swapped_grads(
-    theta: PyTree, world: Simulated, starts: Transition, keys: Array, horizon: int, cells: Sequence[tuple[int, ...]]
+    theta: PyTree,
+    world: Simulated,
+    starts: Transition,
+    keys: Array,
+    horizon: int | Upto,
+    cells: Sequence[tuple[int, ...]],
 ) -> Array:
     """Return the gradient of V_h for every sample with the components of every cell replaced, [K, B, P]; starts [B, ...].
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from valex.envs.base import tree_where
 from valex.models.fitting import same_episode
+from valex.models.passing import held
 from valex.models.segments import along_segment
 from valex.targets import H_STEP
 from valex.types import ActionSample, Array, Bootstrap, Model, PyTree, ReturnInputs, Transition
@@ -34,25 +35,34 @@ class Path(NamedTuple):
     window: ReturnInputs  # [h + 1, B]; row 0 is empty, row 1 + i is step i
 
 
+class Upto(NamedTuple):
+    """A horizon that is traced: one compiled program for all of them up to `most`. Not for `dr`."""
+
+    most: int  # steps that are rolled out
+    steps: Array  # [] int32, h
+
+
 def one_by_one(starts: Transition, mode: str) -> Transition:
     """Return B batches of one row each, leaves [B, 1, ...]; of segments [T, B, ...] leaves [B, T, 1, ...]."""
     return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None] if mode == "dr" else x[:, None], starts)
 
 
 def pathwise_values(
-    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str, calls: Array | None = None
+    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int | Upto, mode: str, calls: Any = None
 ) -> Array:
     """Return V_h of rows [B, ...] (segments [h + 1, B, ...] of `dr`), [B], with the gradient that `mode` says.
 
-    calls [h + 1]: share of the gradient that every call of the policy lets through to theta; None: all of it.
+    calls [h + 1]: share of the gradient that every call of the policy lets through to theta, [most + 1] of a traced horizon, the
+    last one that of a_h; None: all of it.
     """
+    most, steps = horizon if isinstance(horizon, Upto) else (horizon, jnp.int32(horizon))
     if mode == "first_action":
-        calls = jnp.zeros(horizon + 1).at[0].set(1.0)
-    return H_STEP.fold(follow(theta, chain, start, key, horizon, mode, calls).window, horizon, 1.0)
+        calls = jnp.zeros(most + 1).at[0].set(1.0).at[-1].max(1.0 * (steps == 0))
+    return H_STEP.fold(follow(theta, chain, start, key, horizon, mode, calls).window, steps, 1.0)
 
 
 def pathwise_value(
-    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str, calls: Array | None = None
+    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int | Upto, mode: str, calls: Any = None
 ) -> Array:
     """Return the mean over rows of `pathwise_values`."""
     return jnp.mean(pathwise_values(theta, chain, start, key, horizon, mode, calls))
@@ -96,9 +106,17 @@ def reward_grads(theta: PyTree, chain: Chain, starts: Transition, keys: Array, h
 
 
 def follow(
-    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int, mode: str = "dp", calls: Any = None
+    theta: PyTree, chain: Chain, start: Transition, key: Array, horizon: int | Upto, mode: str = "dp", calls: Any = None
 ) -> Path:
-    """Roll out h steps from rows [B, ...], or along segments [h + 1, B, ...]; `calls` as in `pathwise_value`."""
+    """Roll out h steps from rows [B, ...], or along segments [h + 1, B, ...]; `calls` as in `pathwise_value`.
+
+    Of a traced horizon the window has `most` + 1 rows, and row h bootstraps.
+    """
+    if isinstance(horizon, Upto):
+        still = chain._replace(model=held(chain.model, horizon.steps))
+        found = follow(theta, still, start, key, horizon.most, mode, calls)
+        value = jnp.zeros_like(found.window.value).at[horizon.steps].set(found.window.value[-1])
+        return found._replace(window=found.window._replace(value=value, q=value))
     start_key, path_key, last_key = jax.random.split(key, 3)
     real, model, first, inside = mode == "dr", chain.model, start, None
     if real:

@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from valex.estimators.likelihood_ratio import ivw_share, likelihood_ratio_grads
-from valex.estimators.pathwise import Chain, one_by_one, pathwise_value
+from valex.estimators.pathwise import Chain, Upto, one_by_one, pathwise_value
 from valex.estimators.total_propagation import propagated_grads
 from valex.losses import centred, covariance_trace, gradient_norm, square_norms
 from valex.types import Array, PyTree, Transition
 
 PATHWISE = ("dp", "dr", "detach", "first_action")
+TRACED = ("dp", "detach", "first_action")  # modes whose horizon may be traced
 MODES = (*PATHWISE, "lr", "ivw", "alpha_order", "total_propagation")
 
 
@@ -40,22 +41,32 @@ class Mixing(NamedTuple):
 
 
 def per_sample_grads(
-    theta: PyTree, chain: Chain, starts: Transition, keys: Array, horizon: int, mode: str, mixing: Mixing | None = None
+    theta: PyTree,
+    chain: Chain,
+    starts: Transition,
+    keys: Array,
+    horizon: int | Upto,
+    mode: str,
+    mixing: Mixing | None = None,
 ) -> PyTree:
     """Return the gradient of V_h with respect to theta for every sample, leaves [B, ...]; their mean is to be ASCENDED.
 
     starts: leaves [B, ...]; of `dr` real segments of h + 1 steps, leaves [h + 1, B, ...], with `latent`. keys [B]: the same
-    keys give the same noises in every mode but `dr`. `lr` with a baseline and the mixtures couple the samples.
-    Raises ValueError for an unknown mode, or `dr` where the policy cannot be asked for the noise of an action.
+    keys give the same noises in every mode but `dr`. `lr` with a baseline and the mixtures couple the samples. `horizon` may be
+    traced (`Upto`) in TRACED. Raises ValueError for an unknown mode, one that a traced horizon is not for, or `dr` where the
+    policy cannot be asked for the noise of an action.
     """
     mixing = mixing or Mixing()
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, allowed: {', '.join(MODES)}")
+    if isinstance(horizon, Upto) and mode not in TRACED:
+        raise ValueError(f"horizon: traced, which {mode} is not for; allowed: {', '.join(TRACED)}")
     if mode == "dr" and chain.view(theta).redraw is None:
         raise ValueError("mode: dr infers the noise of stored actions, which this policy's `redraw` does not offer")
     if mode in PATHWISE:
         grad = jax.grad(lambda th, row, key: pathwise_value(th, chain, row, key, horizon, mode))
         return jax.vmap(grad, in_axes=(None, 0, 0))(theta, one_by_one(starts, mode), keys)
+    assert not isinstance(horizon, Upto)
     if mode == "lr":
         return likelihood_ratio_grads(theta, chain, starts, keys, horizon, mixing.baseline)
     if mode == "total_propagation":

@@ -1,4 +1,4 @@
-"""A dynamics model that passes its values on as they are, and gradients only as far, or as large, as it is told."""
+"""Dynamics models that pass gradients only as far, or as large, as they are told, or that stop after some steps."""
 
 from functools import partial
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from valex.envs.base import tree_where
 from valex.losses import square_norms
 from valex.types import Array, Model, PyTree, StepOut
 
@@ -63,5 +64,26 @@ def passing(model: Model, truncate: int, adjoint_clip: float | None) -> Model:
         count += 1
         inner, obs = gate((inner, out.obs), count % max(truncate, 1) == 0)
         return (count, inner), out._replace(obs=obs)
+
+    return model._replace(start=start, step=step)
+
+
+def held(model: Model, steps: Array) -> Model:
+    """Return the model that stays where it is after `steps` steps ([] int, traced), with reward 0 and without an end.
+
+    A rollout of a fixed length then ends in s_steps, whatever it is: one compiled program serves every horizon up to that length.
+    What is not followed is asked at s_steps only, so that a model that explodes later spoils no gradient (0 * inf).
+    """
+
+    def start(params: PyTree, key: Array, obs: Array, sim_state: PyTree) -> tuple[Array, Array, PyTree]:
+        return jnp.zeros(obs.shape[0], jnp.int32), obs, model.start(params, key, obs, sim_state)
+
+    def step(params: PyTree, key: Array, state: tuple[Array, Array, PyTree], action: Array) -> tuple[tuple, StepOut]:
+        count, obs, inner = state
+        going = count < steps
+        after, out = model.step(params, key, inner, action)
+        seen = tree_where(going, out.obs, obs)
+        out = StepOut(seen, jnp.where(going, out.reward, 0.0), going & out.terminated)
+        return (count + 1, seen, tree_where(going, after, inner)), out
 
     return model._replace(start=start, step=step)

@@ -87,7 +87,9 @@ def explosion(grid: Grid) -> Plate:
                 found[in_words(grid, arm)] = points(in_words(grid, arm), arm, columns)
             series = [s for s in found.values() if s]
             if not series:
-                left_out.append(f"growth of the gradient, {env}, {title}: no arm of actor expansion at H = 1 and beyond")
+                left_out.append(
+                    f"growth of the gradient, {env}, {title}: no arm of actor expansion at H = 1 and beyond"
+                )
                 continue
             thresholds.append(f"{env}, {title}: {threshold_text(found)}")
             rules, ylabel = ((TENFOLD, "tenfold"),), "log10 of the std at H over that at H = 1"
