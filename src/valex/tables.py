@@ -55,9 +55,13 @@ ENVS = {
         "valex.envs.classic:make_linear_quadratic", "double integrator with quadratic costs: the best policy is known"
     ),
     "inverted_pendulum": Entry("valex.envs.brax:make_brax_env", "Brax, balance a pole on a cart", "brax"),
+    "inverted_double_pendulum": Entry(
+        "valex.envs.brax:make_brax_env", "Brax, balance two poles on a cart, one on the other", "brax"
+    ),
     "hopper": Entry("valex.envs.brax:make_brax_env", "Brax, one-legged hopping", "brax"),
     "walker2d": Entry("valex.envs.brax:make_brax_env", "Brax, two-legged walking in a plane", "brax"),
     "halfcheetah": Entry("valex.envs.brax:make_brax_env", "Brax, planar cheetah", "brax"),
+    "ant": Entry("valex.envs.brax:make_brax_env", "Brax, four-legged walking", "brax"),
     "minatar-asterix": Entry("valex.envs.minatar:make_minatar", "MinAtar, collect treasure, touch no enemy", "minatar"),
     "minatar-breakout": Entry("valex.envs.minatar:make_minatar", "MinAtar, keep the ball up, break bricks", "minatar"),
     "minatar-freeway": Entry("valex.envs.minatar:make_minatar", "MinAtar, cross eight lanes of cars", "minatar"),

@@ -13,7 +13,7 @@ import pytest
 
 import valex
 from valex.envs.base import Choices, make_env
-from valex.envs.brax import BACKENDS, TERMINATED, load_brax, make_brax_env
+from valex.envs.brax import BACKENDS, JOINTS, TERMINATED, load_brax, make_brax_env
 from valex.settings import EnvConfig
 from valex.tables import ENVS
 
@@ -61,6 +61,8 @@ def test_tasks_are_the_registered_ones():
     ("name", "obs_dim", "act_dim", "dt"),
     [
         ("inverted_pendulum", 4, 1, 0.02),
+        ("inverted_double_pendulum", 8, 1, 0.02),
+        ("ant", 27, 8, 0.05),
         ("hopper", 11, 3, 0.008),
         ("walker2d", 17, 6, 0.008),
         ("halfcheetah", 17, 6, 0.05),
@@ -93,6 +95,12 @@ def test_only_backends_with_right_gradients_say_so():
         ("walker2d", [2.01, 0.0] + [0] * 15, True),
         ("walker2d", [1.2, 1.01] + [0] * 15, True),
         ("halfcheetah", [9.0] * 17, False),
+        ("inverted_double_pendulum", [0, 0, 0, 1, 1, 0, 0, 0], False),  # upright, tip at 1.2 m
+        ("inverted_double_pendulum", [0, 0.6, 0, 0.8, 1, 0, 0, 0], True),  # both poles at 37 degrees, tip at 0.96 m
+        ("inverted_double_pendulum", [0, 0.6, -0.6, 0.8, 0.8, 0, 0, 0], False),  # the upper one straight, 1.08 m
+        ("ant", [0.2] + [9.0] * 26, False),
+        ("ant", [0.19] + [0.0] * 26, True),
+        ("ant", [1.01] + [0.0] * 26, True),
     ],
 )
 def test_known_termination_at_its_borders(name, next_obs, ends):
@@ -139,3 +147,41 @@ def test_gradient_on_spring_is_finite_and_right():
         slope = float(value_and_slope(jnp.float32(action))[1])
         assert abs(slope) > 1e-2
         assert slope == pytest.approx(float(up - down) / 0.1, rel=0.01)
+
+
+@needs_brax
+@pytest.mark.parametrize("name", JOINTS)
+def test_the_simulator_can_be_set_to_an_observation(name):
+    """On generalized, while the episode lasts: the state that an obs tells shows that obs, and steps as the true one does."""
+    env = make_env(EnvConfig(name=name, backend="generalized"))
+    assert env.invert is not None and make_env(EnvConfig(name=name)).invert is None  # spring: links, not joints
+
+    @jax.jit
+    def walk(state, key):
+        def body(carry, key):
+            state, alive = carry
+            action = jax.random.uniform(key, (env.spec.act_dim,), minval=-1.0)
+            told = env.invert(env.obs(state))
+            both = jax.tree.map(lambda *pair: jnp.stack(pair), state, told)
+            both, out = jax.vmap(env.step, (None, 0, None))(key, both, action)
+            row = jnp.abs(env.obs(told) - env.obs(state)), jnp.abs(out.obs[0] - out.obs[1]), alive
+            return (jax.tree.map(lambda x: x[0], both), alive & ~out.terminated[0]), row
+
+        return jax.lax.scan(body, (state, jnp.ones((), bool)), jax.random.split(key, 40))[1]
+
+    shown, stepped, alive = walk(jax.jit(env.reset)(jax.random.key(0)), jax.random.key(1))
+    assert int(alive.sum()) >= 5
+    assert float(shown[alive].max()) < 1e-5 and float(stepped[alive].max()) < 1e-4
+
+
+@needs_brax
+def test_what_carries_more_than_its_joints_cannot_be_set():
+    assert {name for name in NAMES if make_env(EnvConfig(name=name, backend="generalized")).invert} == set(JOINTS)
+
+
+@needs_brax
+def test_where_joints_give_way_the_obs_does_not_tell_where_the_tip_is():
+    known = {
+        b: make_env(EnvConfig(name="inverted_double_pendulum", backend=b)).terminated is not None for b in BACKENDS
+    }
+    assert known == {"spring": False, "positional": False, "generalized": True, "mjx": True}

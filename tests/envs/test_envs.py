@@ -27,7 +27,16 @@ SAME_START = {
     "probe_action",
     "probe_clock",
 } | ONE_START_GAMES  # reset draws from one state
-TERMINATES = {"inverted_pendulum", "hopper", "probe_constant", "probe_obs", "probe_delay", "probe_action", "probe_both"}
+TERMINATES = {
+    "inverted_pendulum",
+    "inverted_double_pendulum",
+    "hopper",
+    "probe_constant",
+    "probe_obs",
+    "probe_delay",
+    "probe_action",
+    "probe_both",
+}
 TERMINATES |= ONE_START_GAMES | {"minatar-breakout"}
 IMPORTED = {"brax": "brax", "minatar": "pgx"}  # by extra
 
@@ -46,6 +55,13 @@ REPLAY_TOLERANCE = {
         "generalized": (1e-6, 0.0),
         "mjx": (1e-6, 0.0),
     },
+    "inverted_double_pendulum": {  # seen: 0 (spring)
+        "spring": (1e-5, 1e-5),
+        "positional": (1e-5, 1e-5),
+        "generalized": (1e-5, 1e-5),
+        "mjx": (1e-5, 1e-5),
+    },
+    "ant": {"spring": (1e-4, 1e-4), "positional": (1e-3, 1e-3), "generalized": (1e-4, 1e-4), "mjx": (1e-4, 1e-4)},
     "hopper": {"spring": (1e-5, 1e-5), "positional": (3e-4, 1e-5), "generalized": (1e-5, 1e-5), "mjx": (1e-5, 1e-5)},
     "walker2d": {"spring": (1e-5, 1e-5), "positional": (1e-4, 1e-5), "generalized": (1e-4, 1e-5), "mjx": (1e-4, 1e-5)},
     "halfcheetah": {
@@ -72,6 +88,14 @@ SIM_STATE_BYTES = {
     ("inverted_pendulum", "positional"): 104,
     ("inverted_pendulum", "generalized"): 16 + 16,
     ("inverted_pendulum", "mjx"): 36,
+    ("inverted_double_pendulum", "spring"): 156,
+    ("inverted_double_pendulum", "positional"): 156,
+    ("inverted_double_pendulum", "generalized"): 24 + 36,
+    ("inverted_double_pendulum", "mjx"): 48,
+    ("ant", "spring"): 468,
+    ("ant", "positional"): 468,
+    ("ant", "generalized"): 60 + 56 + 784,
+    ("ant", "mjx"): 60 + 56 + 56 + 12,
     ("hopper", "spring"): 208,
     ("hopper", "positional"): 208,
     ("hopper", "generalized"): 48 + 144,

@@ -70,6 +70,6 @@ def test_a_stabiliser_pays_where_its_returns_are_higher(arm):
 def test_the_figure_says_from_where_on_it_explodes():
     plate = explosion(world_grid(gradient=explodes))
     assert len(plate.panels) == 2 and all(len(panel.series) == 6 for panel in plate.panels)
-    assert "actor expansion (AE): from H = 10" in plate.note
-    assert "not shown" in explosion(world_grid()).note and not explosion(world_grid(seeds=(1,))).left_out
+    assert "pendulum, across samples: actor expansion (AE), from H = 10" in plate.note
+    assert "above tenfold: nowhere." in explosion(world_grid()).note and not explosion(world_grid(seeds=(1,))).left_out
     assert any(figure.plate is explosion for figure in HORIZON.figures)

@@ -83,11 +83,58 @@ def never_terminated(obs: Array, action: Array, next_obs: Array) -> Array:
     return jnp.zeros((), bool)
 
 
+def double_pendulum_terminated(obs: Array, action: Array, next_obs: Array) -> Array:
+    """Tip at 1 m or below; two poles of 0.6 m, obs = (cart m, sin and cos of pole and of the angle between poles, rates)."""
+    _, sin_1, sin_2, cos_1, cos_2 = next_obs[:5]
+    return 0.6 * cos_1 + 0.6 * (cos_1 * cos_2 - sin_1 * sin_2) <= 1.0
+
+
+def ant_terminated(obs: Array, action: Array, next_obs: Array) -> Array:
+    """Not (0.2 <= height <= 1 m); obs = (height, quaternion, 8 joints, 14 rates)."""
+    return (next_obs[0] < 0.2) | (next_obs[0] > 1.0)
+
+
 TERMINATED: dict[str, Callable] = {
     "inverted_pendulum": pendulum_terminated,
+    "inverted_double_pendulum": double_pendulum_terminated,
     "hopper": hopper_terminated,
     "walker2d": walker_terminated,
     "halfcheetah": never_terminated,
+    "ant": ant_terminated,
+}
+
+
+BY_THE_TIP = (
+    "inverted_double_pendulum",
+)  # ends by where a link is: where joints give way (q, qd) are off by a centimetre
+
+
+# --------------------------------------------------------------------------- from an observation to a state (generalized)
+# Joint coordinates (q, qd) that show an obs; what is not shown, the way along, is set to 0. A rate that is clipped stays so.
+# Walker, cheetah and ant carry an inverse of the mass matrix that (q, qd) does not tell: their next step would be another one.
+
+HOPPER_HEIGHT = 1.25  # m of the torso where its slide is at 0
+
+
+def pendulum_joints(obs: Array) -> tuple[Array, Array]:
+    """Return (q, qd) of the cart-pole; obs = (cart m, pole rad, rates)."""
+    return obs[:2], obs[2:]
+
+
+def double_pendulum_joints(obs: Array) -> tuple[Array, Array]:
+    """Return (q, qd) of the double pendulum; obs = (cart m, sin and cos of pole and of the angle between poles, rates)."""
+    return jnp.concatenate([obs[:1], jnp.arctan2(obs[1:3], obs[3:5])]), obs[5:]
+
+
+def hopper_joints(obs: Array) -> tuple[Array, Array]:
+    """Return (q, qd) of the hopper at x = 0; obs = (height, pitch, 3 joints, 6 rates)."""
+    return jnp.concatenate([jnp.zeros(1), obs[:1] - HOPPER_HEIGHT, obs[1:5]]), obs[5:]
+
+
+JOINTS: dict[str, Callable] = {
+    "inverted_pendulum": pendulum_joints,
+    "inverted_double_pendulum": double_pendulum_joints,
+    "hopper": hopper_joints,
 }
 
 
@@ -169,13 +216,13 @@ def load_brax(choices: Choices) -> Any:
 
 
 def make_brax_env(config: EnvConfig) -> Env:
-    """Build inverted_pendulum, hopper, walker2d or halfcheetah on `config.backend`.
+    """Build one of the tasks of TERMINATED on `config.backend`.
 
     Obs, reward, reset and termination are those of `brax.envs`; see its docstrings. Actions lie in [-1, 1].
     Defaults: backend spring, 1000 control steps. How long a step lasts can differ by backend: see `spec.dt`.
     Reverse-mode gradients match finite differences except on mjx, where they raise. Contacts make them stiff: on
     halfcheetah they grow by orders of magnitude within a few steps. They are zero with respect to a rate that the obs
-    of hopper or walker2d clips, at +-10.
+    of hopper or walker2d clips, at +-10. `invert` exists on generalized, for the tasks of JOINTS.
     Raises ValueError, one line that begins with the field at fault.
     """
     choices = resolve(config, BACKENDS, episode_length=1000)
@@ -204,5 +251,10 @@ def make_brax_env(config: EnvConfig) -> Env:
         backend=choices.backend,
         differentiable=choices.backend in DIFFERENTIABLE,
     )
-    env = Env(spec, reset, step, brax_env._get_obs, sim_state, restart, TERMINATED[choices.name], unit_rotations)
+    invert = None
+    if choices.backend == "generalized" and choices.name in JOINTS:
+        invert = lambda obs: brax_env.pipeline_init(*JOINTS[choices.name](obs))  # noqa: E731
+    gives_way = choices.backend in ("spring", "positional")
+    terminated = None if gives_way and choices.name in BY_THE_TIP else TERMINATED[choices.name]
+    env = Env(spec, reset, step, brax_env._get_obs, sim_state, restart, terminated, unit_rotations, invert)
     return repeat_action(env, choices.action_repeat)

@@ -27,8 +27,8 @@ STABILISERS = {  # what each is called in an arm, in words
 HORIZONS = (1, 3, 10, 20)
 PARAM_STD, SAMPLE_STD = ("actor/grad_param_std", 1.0), ("grad/actor_sample_variance", 0.5)  # metric, power of a std
 SPREADS = {
-    "across samples, before clipping": SAMPLE_STD,
-    "over parameter entries, what the optimiser gets": PARAM_STD,
+    "across samples": SAMPLE_STD,
+    "over parameters, as optimised": PARAM_STD,
 }
 TENFOLD = 1.0  # log10: the weakest reading of "orders of magnitude" and of "explodes"
 
@@ -65,13 +65,13 @@ def cells(env: str) -> list[RunConfig]:
     return [base, *(run for h in HORIZONS for run in stabilised(base, h))]
 
 
-def threshold_text(found: dict[str, Series | None]) -> str:
-    """Return from which horizon on the whole interval of an arm lies above tenfold, in words."""
+def threshold_text(where: str, found: dict[str, Series | None]) -> list[str]:
+    """Return from which horizon on the whole interval of an arm lies above tenfold, in words; [] for none."""
     words = []
     for name, series in found.items():
         above = [] if series is None or series.low is None else series.x[series.low > TENFOLD]
-        words.append(f"{name}: {f'from H = {min(above):g}' if len(above) else 'not shown'}")
-    return "; ".join(words)
+        words += [f"{where}: {name}, from H = {min(above):g}"] if len(above) else []
+    return words
 
 
 def explosion(grid: Grid) -> Plate:
@@ -91,13 +91,13 @@ def explosion(grid: Grid) -> Plate:
                     f"growth of the gradient, {env}, {title}: no arm of actor expansion at H = 1 and beyond"
                 )
                 continue
-            thresholds.append(f"{env}, {title}: {threshold_text(found)}")
+            thresholds += threshold_text(f"{env}, {title}", found)
             rules, ylabel = ((TENFOLD, "tenfold"),), "log10 of the std at H over that at H = 1"
             axes = f"{env} · std {title}", "horizon H (model steps)", ylabel
             panels.append(Panel(*axes, series, "horizon", horizon_ticks(series), False, rules))
     note = (
         f"Means of log10 over training. Point: IQM over {seeds_of(panels)} of ratios paired by seed; bar: {INTERVAL}. "
-        f"More than tenfold, whole interval — {'. '.join(thresholds)}."
+        f"Whole interval above tenfold: {'; '.join(thresholds) or 'nowhere'}."
     )
     return Plate(panels, 2, note, left_out)
 
@@ -106,7 +106,7 @@ EXPLOSION = Figure(
     "gradient_growth",
     "Growth of the actor's gradient with the horizon",
     "How many decades the spread of actor expansion's gradient grows from H = 1 on, with and without what is meant to stop "
-    "it. Left: across samples, of gradients that are neither clipped nor normalised. Right: over parameter entries of the "
+    "it. Left: across samples, of gradients that are neither clipped nor normalised. Right: over the parameter entries of the "
     "gradient that the optimiser gets, which is what the literature plots.",
     explosion,
 )
