@@ -11,16 +11,18 @@ from valex.config import canonical, run_id
 from valex.settings import RPGConfig
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.cells import arms, horizons, make_grid
-from valex.studies.horizon import HORIZON, measured, quick_stabilisers
+from valex.studies.horizon import HORIZON, measured, quick_contacts, quick_stabilisers
 from valex.studies.judge import judge
 from valex.studies.naming import AE
-from valex.studies.stabilisers import HORIZONS, STABILISER_CLAIMS, STABILISERS, cells, explosion
+from valex.studies.stabilisers import HORIZONS, STABILISER_CLAIMS, STABILISERS, cells, explosion, quick_base
 
 KEEPS, PAYS = STABILISER_CLAIMS[1:6], STABILISER_CLAIMS[6:]
 
 
 def world_grid(seeds=(1, 2, 3, 4, 5, 6), **world):
-    return make_grid([synthetic.run(World(**world), c) for c in measured(cells("pendulum"), seeds, HORIZONS)])
+    return make_grid(
+        [synthetic.run(World(**world), c) for c in measured(cells(quick_base("pendulum")), seeds, HORIZONS)]
+    )
 
 
 def explodes(h):
@@ -42,6 +44,12 @@ def test_the_grid_has_every_stabiliser_at_every_horizon():
     )
     assert set(changed.values()) == {2 * 5 * 4} and len(changed) == 6
     assert all(sum(a != b for a, b in zip(one, (None, False, 0, None, "none"), strict=True)) <= 1 for one in changed)
+
+
+def test_the_task_with_contacts_has_the_same_arms():
+    runs = quick_contacts()
+    assert len({run_id(c) for c in runs}) == len(runs) == 5 * (1 + 3 * 6) and all(check(c) for c in runs)
+    assert {c.env.name for c in runs} == {"halfcheetah"} and {c.actor.horizon for c in runs} == {0, 1, 3, 5}
 
 
 def test_every_arm_is_known_by_its_key():

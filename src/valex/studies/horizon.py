@@ -19,12 +19,13 @@ from valex.settings import (
     SACConfig,
     TrainConfig,
 )
+from valex.studies import stabilisers
 from valex.studies.base import Study
 from valex.studies.horizon_claims import CLAIMS, REMARKS
 from valex.studies.horizon_diagnostics import DIAGNOSTIC_FIGURES
 from valex.studies.naming import AE, AE_LEARNED, CE, MVE, ORACLE_OF, RETRACE
 from valex.studies.return_figures import RETURN_FIGURES
-from valex.studies.stabilisers import EXPLOSION, HORIZONS as STABILISER_HORIZONS, cells as stabiliser_cells
+from valex.studies.stabilisers import EXPLOSION
 
 
 def at_horizon(base: RunConfig, arm: str, h: int) -> RunConfig:
@@ -125,9 +126,13 @@ def quick_particles() -> list[RunConfig]:
 
 def quick_stabilisers() -> list[RunConfig]:
     """Return actor expansion with and without what is meant to keep its gradient from exploding, on pendulum and cart-pole."""
-    return [
-        c for env in ("pendulum", "cartpole") for c in measured(stabiliser_cells(env), QUICK_SEEDS, STABILISER_HORIZONS)
-    ]
+    bases = map(stabilisers.quick_base, ("pendulum", "cartpole"))
+    return [c for base in bases for c in measured(stabilisers.cells(base), QUICK_SEEDS, stabilisers.HORIZONS)]
+
+
+def quick_contacts() -> list[RunConfig]:
+    """Return the same on halfcheetah at the horizons where the source sees an explosion."""
+    return measured(stabilisers.cells(stabilisers.contact_base(), stabilisers.SHORT), QUICK_SEEDS, stabilisers.SHORT)
 
 
 class PaperEnv(NamedTuple):
@@ -219,6 +224,7 @@ HORIZON = Study(
         "quick-learned": quick_learned,
         "quick-particles": quick_particles,
         "quick-stabilisers": quick_stabilisers,
+        "quick-contacts": quick_contacts,
     },
     agents=("sac", "ddpg", "td3"),
     adapt=with_released_density,

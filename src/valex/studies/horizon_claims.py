@@ -151,7 +151,8 @@ CLAIMS = (
 
 REMARKS = (
     "T4 is about deterministic policies: add --agents ddpg,td3 (with sac, to see both). T8 is settled by the preset "
-    "quick-particles, T6d to T6o by quick-stabilisers (whose learner is RP-PGM: SAC, but its policy can be normalised). "
+    "quick-particles, T6d to T6o by quick-stabilisers and, on halfcheetah, quick-contacts (their learner is RP-PGM: SAC, but "
+    "its policy can be normalised). "
     "T1d and T6c need a learned model: quick-learned and paper have one, quick has only the oracle. "
     "What the quality of a model buys is the question of the study trust-your-model.",
     "Margins are ours and were fixed before any run, since the sources give none: an AUC difference below "

@@ -9,7 +9,16 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from valex.settings import ActorConfig, EnvConfig, EvalConfig, RPGConfig, RunConfig, SpectralConfig, TrainConfig
+from valex.settings import (
+    ActorConfig,
+    DiagnosticsConfig,
+    EnvConfig,
+    EvalConfig,
+    RPGConfig,
+    RunConfig,
+    SpectralConfig,
+    TrainConfig,
+)
 from valex.studies.base import Claim, Component, Figure, Panel, Plate, Series
 from valex.studies.cells import Grid, arms, envs, horizons, in_words
 from valex.studies.horizon_measures import auc_contrast, gradient_explodes, gradient_growth, together
@@ -24,7 +33,7 @@ STABILISERS = {  # what each is called in an arm, in words
     f"{AE} actor.adjoint_clip={LIMIT}": "Clipping the adjoint",
     f"{AE} agent.spectral.layers=paper": "Spectral normalisation of the policy",
 }
-HORIZONS = (1, 3, 10, 20)
+HORIZONS, SHORT = (1, 3, 10, 20), (1, 3, 5)  # of smooth tasks; where the source sees an explosion at 3
 PARAM_STD, SAMPLE_STD = ("actor/grad_param_std", 1.0), ("grad/actor_sample_variance", 0.5)  # metric, power of a std
 SPREADS = {
     "across samples": SAMPLE_STD,
@@ -59,10 +68,20 @@ def quick_base(env: str) -> RunConfig:
     )
 
 
-def cells(env: str) -> list[RunConfig]:
+def contact_base() -> RunConfig:
+    """Return the same on halfcheetah, whose feet hit the ground: few and small updates, for every step of it is dear."""
+    base = quick_base("halfcheetah")
+    return replace(
+        base,
+        train=TrainConfig(env_steps=640, warmup_steps=256, batch_size=32),
+        eval=replace(base.eval, every=128, episodes=2, grad_samples=16),
+        diagnostics=DiagnosticsConfig(target_states=16, target_particles=8),
+    )
+
+
+def cells(base: RunConfig, horizons: tuple[int, ...] = HORIZONS) -> list[RunConfig]:
     """Return no expansion, then five stabilisers and none at every horizon, without seeds."""
-    base = quick_base(env)
-    return [base, *(run for h in HORIZONS for run in stabilised(base, h))]
+    return [base, *(run for h in horizons for run in stabilised(base, h))]
 
 
 def threshold_text(where: str, found: dict[str, Series | None]) -> list[str]:
