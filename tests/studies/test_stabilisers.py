@@ -9,7 +9,7 @@ from synthetic import World
 from valex.checks import check
 from valex.config import canonical, run_id
 from valex.settings import RPGConfig
-from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
+from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, with_learners
 from valex.studies.cells import arms, horizons, make_grid
 from valex.studies.horizon import HORIZON, measured, quick_contacts, quick_stabilisers
 from valex.studies.judge import judge
@@ -50,6 +50,11 @@ def test_the_task_with_contacts_has_the_same_arms():
     runs = quick_contacts()
     assert len({run_id(c) for c in runs}) == len(runs) == 5 * (1 + 3 * 6) and all(check(c) for c in runs)
     assert {c.env.name for c in runs} == {"halfcheetah"} and {c.actor.horizon for c in runs} == {0, 1, 3, 5}
+
+
+def test_another_learner_has_no_normalised_policy():
+    runs = with_learners(HORIZON, "quick-stabilisers", ["sac"])
+    assert len({run_id(c) for c in runs}) == len(runs) == 2 * 5 * (1 + 4 * 5)
 
 
 def test_every_arm_is_known_by_its_key():

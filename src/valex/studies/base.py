@@ -24,11 +24,14 @@ def with_learner(config: RunConfig, name: str) -> RunConfig:
 
 
 def with_learners(study: "Study", preset: str, agents: Iterable[str] = ()) -> list[RunConfig]:
-    """Return the runs of a preset with each of the learners; () for the preset's own."""
+    """Return the runs of a preset with each of the learners; () for the preset's own.
+
+    Runs that differ in what a learner does not have, such as a normalised policy, are run once.
+    """
     configs = study.presets[preset]()
     if not agents:
         return configs
-    return [c for agent in agents for c in study.adapt([with_learner(config, agent) for config in configs])]
+    return [c for a in agents for c in study.adapt(list(dict.fromkeys(with_learner(config, a) for config in configs)))]
 
 
 class Series(NamedTuple):
