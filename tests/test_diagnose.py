@@ -19,7 +19,9 @@ FRESH = ["--agent.hidden", "8", "--env.episode_length", "20", "--train.batch_siz
 FRESH += ["--train.env_steps", "64", "--train.warmup_steps", "32"]
 
 
-def test_a_stored_run_is_diagnosed(tmp_path, capsys):
+def test_a_stored_run_is_diagnosed(tmp_path, capsys, monkeypatch):
+    """Its parts are those of `test_laboratory.py`; here the cheap ones do."""
+    monkeypatch.setattr("valex.diagnose.PARTS", ("agreement", "derivatives"))
     config = LEARNERS["rpg"]
     run([config], tmp_path)
     folder = tmp_path / run_id(config)

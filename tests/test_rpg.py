@@ -26,7 +26,6 @@ from valex.settings import (
     RunConfig,
     SACConfig,
     SpectralConfig,
-    TD3Config,
     TrainConfig,
 )
 from valex.spectral import Vectors, sigma
@@ -69,8 +68,8 @@ def test_the_model_is_used_when_its_time_has_come():
 
 
 @pytest.mark.parametrize(
-    "mode", ["dr", "lr", "total_propagation"]
-)  # one of each kind; test_learning.py trains the rest
+    "mode", ["dr", *(pytest.param(m, marks=pytest.mark.learning) for m in ("lr", "total_propagation"))]
+)
 def test_every_gradient_trains_and_stays_finite(mode):
     config = replace(SMALL, actor=replace(SMALL.actor, gradient=mode))
     state, metrics, _ = trained(config)
@@ -184,11 +183,11 @@ def test_nothing_behind_the_last_step(mode):
     assert not np.allclose(exact, with_critic, rtol=0.1)
 
 
-@pytest.mark.parametrize("agent", [SACConfig(hidden=(16, 16)), DDPGConfig(hidden=(16, 16)), TD3Config(hidden=(16, 16))])
+@pytest.mark.parametrize("agent", [SACConfig(hidden=(16, 16)), DDPGConfig(hidden=(16, 16))])  # TD3's view is DDPG's
 def test_the_target_critic_closes_where_it_is_asked_for(agent):
     config = replace(SMALL, agent=agent, actor=ActorConfig(2, closing="target_critic"), model=ModelConfig())
-    state, _, _ = trained(config)
-    side = make_program(config).parts.agent.actor
+    program = make_program(config)
+    state, side = program.start(jnp.uint32(0)), program.parts.agent.actor
     obs, action = jnp.ones((3, 3)), jnp.zeros((3, 1))
     judged = lambda s: side.view(s, side.params(s)).q(obs, action)  # noqa: E731
     zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
@@ -254,8 +253,8 @@ def test_starts_follow_their_law(share):
 def test_starts_are_kept_where_a_law_reads_them():
     for starts, kept in (("replay", False), ("zeta", True), ("nu", True), ("mixture", True)):
         config = replace(SMALL, actor=replace(SMALL.actor, starts=starts))
-        state, _, _ = trained(config)
-        stored = jax.tree.unflatten(state.replay.layout.tree, state.replay.layout.dtypes)
+        layout = jax.eval_shape(make_program(config).start, jnp.uint32(0)).replay.layout
+        stored = jax.tree.unflatten(layout.tree, layout.dtypes)
         assert (stored.age == "int32") == kept
 
 

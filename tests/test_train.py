@@ -127,7 +127,11 @@ def test_the_first_bad_iteration_is_found():
     assert min(first.values()) in (1, 2) and first["critic/loss"] < 80 and first["alpha/value"] >= min(first.values())
 
 
-@pytest.mark.parametrize("agent", tables.AGENTS)
+FAST = ("sac", "ddqn")  # with an actor, and without one
+SOME = [pytest.param(agent, marks=() if agent in FAST else pytest.mark.learning) for agent in tables.AGENTS]
+
+
+@pytest.mark.parametrize("agent", SOME)
 def test_vmapped_seeds_equal_single_runs(agent):
     config = replace(TINY, agent=tiny.LEARNERS[agent].agent, eval=replace(TINY.eval, grad_samples=0))
     config = replace(config, env=tiny.LEARNERS[agent].env if agent == "ddqn" else config.env)
@@ -142,8 +146,9 @@ def test_vmapped_seeds_equal_single_runs(agent):
     assert float(together["critic/loss"][0]) != float(together["critic/loss"][1])
 
 
-@pytest.mark.parametrize("agent", tables.AGENTS)
+@pytest.mark.parametrize("agent", SOME)
 def test_a_run_repeats_itself_exactly(agent):
+    """test_runner.py lets every agent go on where it stopped, bit for bit."""
     config = replace(tiny.LEARNERS[agent], eval=TINY.eval)
     a, b = run(config, 5)[1], run(config, 5)[1]
     assert all(float(a[name]) == float(b[name]) for name in a)

@@ -125,7 +125,7 @@ def test_bias_is_the_same_at_every_step_and_of_one_size():
 BRAX = [n for n, e in ENVS.items() if e.extra == "brax"]  # compiled in half a minute to a minute each
 
 
-@pytest.mark.parametrize("name", [BRAX[0], *(pytest.param(n, marks=pytest.mark.learning) for n in BRAX[1:])])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.learning) for n in BRAX])
 def test_a_noisy_brax_oracle_stays_finite(name):
     """Errors are added to positions and velocities of the links; quaternions are brought back to length 1."""
     pytest.importorskip("brax", reason="needs valex[brax]")

@@ -31,7 +31,14 @@ def test_importing_a_study_does_not_import_jax_or_matplotlib(name):
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", tables.STUDIES)
+IN_CI = (
+    "horizon",
+    "compounding-error",
+)  # with agents, and without; the others take a minute and a half each: `learning`
+SMOKE = [pytest.param(n, marks=() if n in IN_CI else pytest.mark.learning) for n in tables.STUDIES]
+
+
+@pytest.mark.parametrize("name", SMOKE)
 def test_a_study_from_the_command_line(name, tmp_path):
     study = tables.load(tables.STUDIES, name)
     done = tiny.valex("study", name, "--preset", "smoke", "--workers", "1", "--quiet", f"out={tmp_path}")
