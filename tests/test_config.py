@@ -27,6 +27,7 @@ from valex.settings import (
     EnvConfig,
     ModelConfig,
     RunConfig,
+    SpectralConfig,
     StoreConfig,
     TrainConfig,
 )
@@ -53,6 +54,16 @@ def error(config: RunConfig) -> str:
         check(config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_a_budget_belongs_to_alpha_order_and_release_to_two_layers():
+    rpg = PRESETS["rpg"]
+    mixed = replace(rpg, actor=replace(rpg.actor, gradient="alpha_order"))
+    assert "actor.bias_budget: alpha_order needs one" in error(mixed)
+    assert "actor.bias_budget" in error(replace(rpg, actor=replace(rpg.actor, bias_budget=0.1)))
+    check(replace(mixed, actor=replace(mixed.actor, bias_budget=0.1)))
+    narrow = replace(rpg.agent, hidden=(32,), spectral=SpectralConfig("release"))
+    assert "agent.spectral.layers: release leaves out" in error(replace(rpg, agent=narrow))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -18,6 +18,8 @@ from valex.diagnostics.moments import collect_sums, released_expectation, side_b
 from valex.diagnostics.subject import GradientSubject
 from valex.diagnostics.swap import ALL, NONE, ONE_TRUE
 from valex.estimators.per_sample import per_sample_grads
+from valex.models.swap import simulator as as_model
+from valex.report.diagnosis_words import predicted_growth
 
 STUDY = GradientStudy(horizons=(0, 2), modes=("dp", "detach"), draws=2, chunks=8, batch=64)
 
@@ -45,7 +47,7 @@ def test_bias_and_its_parts_are_those_of_the_recursion():
         exact = np.sum((mean(cell) - truth) ** 2) / np.sum(truth**2)
         found = lab.interval(at, "relative_bias", name)
         assert abs(found.value - exact) < found.high - found.low + 0.02 * exact, name  # twice the interval
-    blame = lab.blame(at, "dp")
+    blame = lab.blame(at)
     assert blame["true critic"].low > 0.0  # this critic is the worst of its parts
     np.testing.assert_allclose(lab.interval(at, "relative_bias", lab.TRUE).value, 0.0, atol=1e-6)
 
@@ -185,8 +187,28 @@ def test_a_report_has_every_figure_and_says_what_was_found(whole, tmp_path):
     text = page.read_text()
     assert all(f'id="{name}"' in text for name in names) and "Oracle swap table" in text
     said = sentences(whole)
-    assert said[0].startswith("Horizon:") and any("critic is to blame" in line for line in said)
+    assert said[0].startswith("Horizon:") and any("To blame: the critic" in line for line in said)
     assert all(
         partial_text in " ".join(said)
         for partial_text in ("Variance at h", "Bias at h", "eps_f", "Lyapunov", "float32")
     )
+
+
+def test_what_another_mode_adds_is_laid_to_no_component():
+    """Along the simulator itself a swap of states, Jacobians or rewards replaces nothing, whatever mode is judged."""
+    who = subject(64, noise=0.5)
+    at = lab.measured(
+        who._replace(model=as_model(who.env), params=()), STUDY, jax.random.key(0), 2, ("detach",), lab.SWAPS
+    )
+    assert lab.interval(at, "relative_bias", "detach").value != lab.interval(at, "relative_bias", lab.SWAPPED).value
+    blame = lab.blame(at)
+    for name in ("true states", "true jacobians", "true reward"):
+        assert blame[name].value == pytest.approx(0.0, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("rate", "gamma", "low", "high"),
+    [(0.2, 1.0, 0.4, 0.8), (0.2, np.exp(-0.05), 0.3, 0.7), (-0.1, 0.9, 0.0, 0.0), (0.05, np.exp(-0.05), 0.0, 0.1)],
+)
+def test_predicted_growth_of_a_discounted_sum(rate, gamma, low, high):
+    assert predicted_growth(rate, gamma) == pytest.approx((low, high), abs=1e-9)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from valex.estimators.pathwise import Chain, pathwise_values, segment_weights
-from valex.estimators.per_sample import PATHWISE, per_sample_grads
+from valex.estimators.per_sample import PATHWISE, mixing_of, per_sample_grads
 from valex.losses import gradient_norm
 from valex.models.passing import passing
 from valex.settings import ActorConfig
@@ -102,7 +102,7 @@ def make_actor_gradient(config: ActorConfig, gamma: float, model: Model | None) 
             rows = jax.tree.map(lambda x: x[:, None], starts)
             one = lambda key, row: jax.grad(loss, has_aux=True)(actor, view, key, row, params)[0]  # noqa: E731
             return jax.vmap(one)(keys, rows)
-        grads = per_sample_grads(actor, chain(view, params), starts, keys, horizon, mode)
+        grads = per_sample_grads(actor, chain(view, params), starts, keys, horizon, mode, mixing_of(config))
         size = -scale * (weights(view(actor), starts) if mode == "dr" else jnp.ones(keys.shape[0]))
         return jax.tree.map(lambda g: g * size.reshape(-1, *(1,) * (g.ndim - 1)), grads)
 

@@ -95,7 +95,7 @@ class DiagnoseOptions:
     sample_seed: int = 0
     """Seed of starts and noises."""
     out: Path | None = None
-    """Folder of the report; the default is RUN/diagnosis, or runs/diagnosis/PRESET."""
+    """Folder of the report; the default is RUN/diagnosis, or runs/diagnosis/ with the name of the preset's run."""
     device: Device = "auto"
     """Where jax computes; cuda fails loudly where there is none."""
     quiet: bool = False

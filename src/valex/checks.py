@@ -38,6 +38,12 @@ def _check_agent(config: RunConfig) -> None:
     agent = config.agent
     if type(agent) is not AGENT_CONFIGS[agent.name]:
         raise ConfigError(f"agent.name: {agent.name} with the fields of {type(agent).__name__}; take its own class")
+    spectral = getattr(agent, "spectral", None)
+    if spectral and spectral.layers == "release" and len(agent.hidden) < 2:
+        raise ConfigError(
+            "agent.spectral.layers: release leaves out first and last layer, so one hidden layer has none to normalise; "
+            "give agent.hidden two widths, or set it to paper"
+        )
     if not agent.hidden:
         raise ConfigError("agent.hidden: () is empty; give one or more widths, each at least 1")
     if isinstance(agent, DDQNConfig) and config.actor.horizon:
@@ -83,6 +89,10 @@ def _check_actor(config: RunConfig) -> None:
     if actor.gradient not in ("dp", "dr", "detach", "first_action") and config.agent.name in ("ddpg", "td3"):
         raise ConfigError(
             f"actor.gradient: {config.agent.name} has no noise to take a likelihood of; take sac or rpg, or dp"
+        )
+    if (actor.gradient == "alpha_order") != (actor.bias_budget is not None):
+        raise ConfigError(
+            "actor.bias_budget: alpha_order needs one, and nothing else reads it; a tenth of actor/grad_norm is a start"
         )
     if actor.grad_clip is not None and actor.normalize_grad:
         raise ConfigError("actor.normalize_grad: a gradient of norm 1 needs no actor.grad_clip; leave one of them out")

@@ -179,7 +179,7 @@ def study(arguments: list[str]) -> int:
     """valex study NAME."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
-            "usage: valex study NAME [--preset smoke|quick|paper] [--agents A,B] [--out DIR] [--workers N] [--dry-run]\n"
+            "usage: valex study NAME [--preset smoke|quick|paper|...] [--agents A,B] [--out DIR] [--workers N] [--dry-run]\n"
         )
         width = max(map(len, STUDIES))
         print("\n".join(f"  {name:{width}}  {entry.summary}" for name, entry in STUDIES.items()))

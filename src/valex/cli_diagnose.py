@@ -48,15 +48,15 @@ def measure_gradients(folder: Path | None, config: RunConfig | None, options: Di
     try:
         laboratory.check_options(options)
         config = config or store.read_config(folder or Path())
+        laboratory.check_modes(options, config)
         out = options.out or laboratory.default_out(folder, config)
-        make_root(out)
         check_environment(config)
         tell = (
             (lambda text: None) if options.quiet or options.json else lambda text: print(f"  {text}", file=sys.stderr)
         )
         with quiet_stdout():
             found = laboratory.stored(folder) if folder else laboratory.fresh(config)
-            measured = laboratory.diagnose_gradients(found, options, out, tell)
+            measured = laboratory.diagnose_gradients(found, options, out, tell, make_root)
     except store.StoreError as error:
         raise UsageError(f"run: {error}") from error
     print(json.dumps(measured.numbers) if options.json else "\n".join([*measured.text, f"report: {measured.page}"]))

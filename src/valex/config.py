@@ -136,6 +136,8 @@ def canonical(config: RunConfig) -> RunConfig:
         )
     if actor.gradient != "dr":
         actor = replace(actor, segment_weight=ActorConfig().segment_weight)
+    if actor.gradient != "alpha_order":
+        actor = replace(actor, bias_budget=None)
     if actor.starts != "mixture":
         actor = replace(actor, start_mix=ActorConfig().start_mix)
     agent = config.agent

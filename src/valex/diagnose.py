@@ -11,7 +11,7 @@ from valex.config import run_id
 from valex.diagnostics.diagnosis import PARTS, gradient_diagnosis
 from valex.diagnostics.laboratory import GradientStudy
 from valex.diagnostics.subject import modes_of, subject_of
-from valex.estimators.per_sample import MODES
+from valex.estimators.per_sample import MODES, mixing_of
 from valex.finished import load_agent
 from valex.report.diagnosis import write_diagnosis
 from valex.report.diagnosis_words import sentences
@@ -46,6 +46,12 @@ def check_options(options: DiagnoseOptions) -> None:
         raise UsageError(f"out: {options.out} is a file; name a folder")
 
 
+def check_modes(options: DiagnoseOptions, config: RunConfig) -> None:
+    """Raise UsageError naming a mode that needs what the config does not say."""
+    if "alpha_order" in options.modes and config.actor.bias_budget is None:
+        raise UsageError("modes: alpha_order needs a run whose actor.bias_budget is set; leave it out")
+
+
 def stored(path: Path) -> tuple[RunConfig, Parts, TrainState]:
     """Return config, components and state of a stored run: as it ended, or at its newest checkpoint. Raises StoreError."""
     return read_config(path), *load_agent(path)
@@ -62,9 +68,16 @@ def fresh(config: RunConfig) -> tuple[RunConfig, Parts, TrainState]:
 
 
 def diagnose_gradients(
-    found: tuple[RunConfig, Parts, TrainState], options: DiagnoseOptions, out: Path, say: Any = lambda text: None
+    found: tuple[RunConfig, Parts, TrainState],
+    options: DiagnoseOptions,
+    out: Path,
+    say: Any = lambda text: None,
+    prepare: Any = lambda out: None,
 ) -> Measured:
-    """Measure, and write the report into `out`. Raises UsageError naming what cannot be, OSError."""
+    """Measure, and write the report into `out`. Raises UsageError naming what cannot be, OSError.
+
+    prepare(out) is called before anything is measured, and not where nothing can be.
+    """
     config, parts, state = found
     check_options(options)
     horizons = tuple(sorted(set(options.horizons)))
@@ -73,9 +86,15 @@ def diagnose_gradients(
         subject = subject_of(config, parts, state, start_key, (max(horizons) + 1, options.starts), options.law)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    prepare(out)
     batch = options.batch or config.train.batch_size
-    study = GradientStudy(horizons, modes_of(config, options.modes), options.draws, CHUNKS, batch)
-    numbers = gradient_diagnosis(subject, study, key, PARTS, say)
+    study = GradientStudy(
+        horizons, modes_of(config, options.modes), options.draws, CHUNKS, batch, mixing_of(config.actor)
+    )
+    try:
+        numbers = gradient_diagnosis(subject, study, key, PARTS, say)
+    except ValueError as error:
+        raise UsageError(f"{error}: policy, critic or model has diverged; diagnose an earlier checkpoint") from error
     own = config.actor.horizon
     named = {"name": run_id(config), "env": config.env.name, "agent": config.agent.name, "law": options.law}
     named |= {"model": config.model.name if parts.model else "oracle (the run has none of its own)", "own_horizon": own}

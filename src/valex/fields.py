@@ -105,6 +105,7 @@ RANGES = {  # field: (low, high, low allowed, high allowed); for a tuple, of eac
     "actor.segment_weight": (0, math.inf, False, False),
     "actor.truncate": (0, 1000, True, True),
     "actor.adjoint_clip": (0, math.inf, False, False),
+    "actor.bias_budget": (0, math.inf, False, False),
     "model.num_models": (1, 64, True, True),
     "model.num_elites": (1, 64, True, True),
     "model.hidden": (1, 16_384, True, True),

@@ -60,7 +60,7 @@ def gradient_diagnosis(
         "names": list(found[chosen].names),
         "quantities": {q: by_name(found, partial(lab.interval, quantity=q)) for q in lab.QUANTITIES},
         "tails": tails(found),
-        "blame": {h: lab.blame(at, study.modes[0]) for h, at in found.items()},
+        "blame": {h: lab.blame(at) for h, at in found.items()},
         "recommendation": recommendation(best),
     }
     longest = max(*study.horizons, 1)
@@ -100,7 +100,8 @@ def check(subject: GradientSubject, study: GradientStudy) -> None:
 
 def about(subject: GradientSubject, study: GradientStudy, chosen: int) -> dict[str, Any]:
     """Return what the numbers are about."""
-    parameters = sum(x.size for x in jax.tree.leaves(subject.theta))
+    theta = subject.theta["net"] if isinstance(subject.theta, dict) and "vectors" in subject.theta else subject.theta
+    parameters = sum(x.size for x in jax.tree.leaves(theta))
     return {
         "starts": subject.starts.reward.shape[0],
         "draws": study.draws,

@@ -23,16 +23,19 @@ import numpy as np
 
 from valex.diagnostics.moments import Found, Sums, collect_sums, covariances, flat, released_meter, statistics_of
 from valex.diagnostics.subject import GradientSubject, evaluated
-from valex.diagnostics.swap import ALL, COMPONENTS, ONE_TRUE, return_grads, swapped_grads
+from valex.diagnostics.swap import ALL, COMPONENTS, NONE, ONE_TRUE, return_grads, swapped_grads
 from valex.estimators.pathwise import Upto, action_grads, reward_grads
-from valex.estimators.per_sample import TRACED, per_sample_grads
+from valex.estimators.per_sample import TRACED, Mixing, per_sample_grads
 from valex.statistics import Interval, jackknife
 from valex.types import Array, Transition
 
 QUANTITIES = ("trace", "within", "between", "signal", "snr", "bias_square", "relative_bias", "relative_mse", "cosine")
 TRUE = "truth"  # name of the h-step gradient without error
 SINGLE = tuple(f"true {name}" for name in COMPONENTS)
-SWAPS = dict(zip((*SINGLE, TRUE), (*ONE_TRUE, ALL), strict=True))
+SWAPPED = (
+    "nothing true"  # dp with every component as it is estimated: what a swap is held against, whatever mode is judged
+)
+SWAPS = dict(zip((SWAPPED, *SINGLE, TRUE), (NONE, *ONE_TRUE, ALL), strict=True))
 METER_SAMPLES, METER_READINGS = 20, 32  # gradients of one reading of the released meter; readings that are averaged
 
 
@@ -44,6 +47,7 @@ class GradientStudy(NamedTuple):
     draws: int = 4  # m noises for each start, at least 2
     chunks: int = 16  # parts of the starts that the jackknife leaves out, at least 3; starts are a multiple of it
     batch: int = 256  # N, gradients that an update averages
+    mixing: Mixing = Mixing()  # what the mixtures are told
 
 
 class AtHorizon(NamedTuple):
@@ -56,7 +60,11 @@ class AtHorizon(NamedTuple):
 
 
 def bank_of(
-    subject: GradientSubject, modes: Sequence[str], cells: Sequence[tuple[int, ...]], horizon: int | Upto
+    subject: GradientSubject,
+    modes: Sequence[str],
+    cells: Sequence[tuple[int, ...]],
+    horizon: int | Upto,
+    mixing: Mixing | None = None,
 ) -> Callable:
     """Return (starts [B, T, ...], keys [B]) -> gradients of V_h, [K, B, P]: those of modes, then of cells of swaps."""
     theta, chain, world = subject.theta, subject.chain, subject.world
@@ -64,7 +72,7 @@ def bank_of(
     def bank(starts: Transition, keys: Array) -> Array:
         first = jax.tree.map(lambda x: x[:, 0], starts)
         rows = lambda mode: segments(starts, horizon) if mode == "dr" else first  # noqa: E731
-        found = [flat(per_sample_grads(theta, chain, rows(m), keys, horizon, m))[None] for m in modes]
+        found = [flat(per_sample_grads(theta, chain, rows(m), keys, horizon, m, mixing))[None] for m in modes]
         if cells and world:
             found.append(swapped_grads(theta, world, first, keys, horizon, cells))
         return jnp.concatenate(found)
@@ -103,7 +111,9 @@ def measured(
     which = tuple(cells.values())
 
     def collect(who: GradientSubject, key: Array) -> Sums:
-        return collect_sums(bank_of(who, modes, which, horizon), who.starts, key, study.draws, study.chunks)
+        return collect_sums(
+            bank_of(who, modes, which, horizon, study.mixing), who.starts, key, study.draws, study.chunks
+        )
 
     return summed_up((*modes, *cells), evaluated(subject, collect, key), study.batch)
 
@@ -201,9 +211,12 @@ def recommended(found: dict[int, AtHorizon], mode: str) -> Recommendation | None
     return Recommendation(best, same, known[best], bool(known[best].high < 1.0))
 
 
-def blame(at: AtHorizon, mode: str) -> dict[str, Interval]:
-    """Return by how much the relative bias of a mode falls when one component becomes the truth; {} without a truth."""
-    return {name: difference((at, mode), (at, name), "relative_bias") for name in SINGLE if name in at.names}
+def blame(at: AtHorizon) -> dict[str, Interval]:
+    """Return by how much the relative bias of dp falls when one component becomes the truth; {} without a truth.
+
+    Swaps are made in dp: what another mode adds to its bias, by detaching or by weights, is not laid to a component.
+    """
+    return {name: difference((at, SWAPPED), (at, name), "relative_bias") for name in SINGLE if name in at.names}
 
 
 def readings(subject: GradientSubject, key: Array, horizon: int, readings: int = METER_READINGS) -> np.ndarray:

@@ -7,10 +7,10 @@
     Lyapunov    lambda_k = log sigma_max(J_{k-1} ... J_0) / k                                           finite time, per step
 
 Of a closed loop f(x) = model(x, pi(x)) lambda > 0 means that policy gradients through the model explode. Growth of log tr Sigma
-per step of the horizon, Sigma the covariance of the gradient:
+per step of the horizon, Sigma the covariance of the gradient of a sum that is discounted by gamma, far out and never below 0:
 
-    2 lambda    where the gradients of the reward are bounded
-    4 lambda    where they grow linearly with the state, as those of a quadratic cost do
+    2 (lambda + ln gamma)      where the gradients of the reward are bounded
+    4 lambda + 2 ln gamma      where they grow linearly with the state, as those of a quadratic cost do
 
 A map takes ONE row, a PyTree without batch axis, and gives a PyTree; leaves that are not floating point numbers are held. A state
 that holds the same number twice is measured with both copies. Sources: 2310.19927; Metz et al. 2021 (arXiv 2111.05803).

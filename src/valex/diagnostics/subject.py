@@ -7,10 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from valex.actor_expansion import without_critic
 from valex.diagnostics.swap import Simulated
 from valex.diagnostics.visits import visited_segments
 from valex.estimators.pathwise import Chain
 from valex.models.oracle import make_oracle
+from valex.models.passing import passing
 from valex.settings import RPGConfig, RunConfig, SpectralConfig
 from valex.train import Parts, TrainState
 from valex.types import Array, Env, Model, PyTree, Transition
@@ -65,7 +67,9 @@ def evaluated(subject: GradientSubject, measure: Callable, *inputs: PyTree) -> P
 def subject_of(
     config: RunConfig, parts: Parts, state: TrainState, key: Array, shape: tuple[int, int], law: str
 ) -> GradientSubject:
-    """Return the policy of a run as a subject; shape = (rows, starts) of the stretches it starts from, law as in `visits`.
+    """Return the policy of a run as a subject, its gradient cut, clipped and closed as in training.
+
+    shape = (rows, starts) of the stretches it starts from, law as in `visits`.
 
     Without a dynamics model of its own it is judged along the simulator. Raises ValueError, one line that names what to change,
     where there is no actor or no gradient flows through the model.
@@ -81,11 +85,13 @@ def subject_of(
     drawn = jax.jit(lambda k: visited_segments(parts, state.agent, k, shape, law, config.gamma))(start_key)
     truth = env if env.spec.differentiable and env.invert is not None else None
     resets = jax.jit(lambda k: visited_segments(parts, state.agent, k, (1, shape[1]), "zeta", 1.0))(reset_key)
+    closes = without_critic if config.actor.closing == "nothing" else lambda view: view
+    view = lambda fixed, theta: closes(partial(side.view, fixed))(theta)  # noqa: E731
     return GradientSubject(
         theta=side.params(state.agent),
         fixed=state.agent,
-        view=side.view,
-        model=model,
+        view=view,
+        model=passing(model, config.actor.truncate, config.actor.adjoint_clip),
         params=params,
         gamma=config.gamma,
         starts=jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), drawn),

@@ -25,6 +25,7 @@ from valex.estimators.likelihood_ratio import ivw_share, likelihood_ratio_grads
 from valex.estimators.pathwise import Chain, Upto, one_by_one, pathwise_value
 from valex.estimators.total_propagation import propagated_grads
 from valex.losses import centred, covariance_trace, gradient_norm, square_norms
+from valex.settings import ActorConfig
 from valex.types import Array, PyTree, Transition
 
 PATHWISE = ("dp", "dr", "detach", "first_action")
@@ -38,6 +39,11 @@ class Mixing(NamedTuple):
     baseline: str | float = "optimal"  # b of lr: optimal (least variance) or mean, both of the OTHER samples; a number
     bias_budget: float = float("inf")  # of alpha_order, a norm of gradients
     failure: float = 0.05  # of alpha_order: probability that lr errs by more than its bound
+
+
+def mixing_of(config: ActorConfig) -> Mixing:
+    """Return what a config tells the mixtures."""
+    return Mixing(bias_budget=float("inf") if config.bias_budget is None else config.bias_budget)
 
 
 def per_sample_grads(

@@ -9,8 +9,8 @@ from valex.studies.results import number
 MODES = {  # name, colour
     "dp": ("RP-DP", "first"),
     "dr": ("RP-DR", "second"),
-    "detach": ("DP, policy input detached", "third"),
-    "first_action": ("DP, first action only", "fourth"),
+    "detach": ("detached DP", "third"),
+    "first_action": ("first-action DP", "fourth"),
     "lr": ("likelihood ratio", "fifth"),
     "ivw": ("inverse variance", "sixth"),
     "alpha_order": ("alpha order", "eighth"),
@@ -102,7 +102,7 @@ def bias_sentence(d: dict[str, Any], k: int) -> str:
     worst = max(sure, key=lambda name: sure[name]["value"])
     rest = "; ".join(f"{mode_name(n).removeprefix('true ')} {said(f)}" for n, f in blame.items() if n != worst)
     worst_name = mode_name(worst).removeprefix("true ")
-    return f"{text} The {worst_name} is to blame: with the true one it falls by {said(sure[worst])} (for comparison: {rest})."
+    return f"{text} To blame: the {worst_name}; with the true one it falls by {said(sure[worst])} (for comparison: {rest})."
 
 
 def derivative_sentence(d: dict[str, Any]) -> str:
@@ -110,7 +110,7 @@ def derivative_sentence(d: dict[str, Any]) -> str:
     found = d["derivatives"]
     return (
         f"Derivatives: eps_f = {said(found['eps_f'])} of the model's step, eps_v = {said(found['eps_v'])} of the critic; the "
-        f"model's rms prediction error is {said(found['prediction'])}. The scale h'* of 2310.19927 made of them is "
+        f"rms error of a step that the model takes is {said(found['prediction'])}. The scale h'* of 2310.19927 made of them is "
         f"{said(found['scale'])}: a scale, whose constant is not known, not a choice."
     )
 
@@ -131,8 +131,22 @@ def growth_sentence(d: dict[str, Any]) -> str:
     )
     if "simulator" in d["stretch"]:
         text += f" (along the simulator {number(d['stretch']['simulator']['lyapunov_mean'][-1])})"
-    grown = f"; the log of the variance grew by {number(slope)} per step" if np.isfinite(slope) else ""
-    return f"{text}{grown}, predicted between {number(2 * rates[-1])} and {number(4 * rates[-1])}."
+    if not np.isfinite(slope):
+        return f"{text}."
+    low, high = predicted_growth(rates[-1], d["about"]["gamma"])
+    return f"{text}; log variance grew by {number(slope)} per step, predicted between {number(low)} and {number(high)}."
+
+
+def predicted_growth(rate: float, gamma: float) -> tuple[float, float]:
+    """Return between what log tr Cov of V_h should grow by per step, far out, where the loop grows by `rate`.
+
+        2 (rate + ln gamma) if the reward's gradients are bounded, 4 rate + 2 ln gamma if they grow with the state; never below 0
+
+    The term of step i carries gamma^i; a sum of terms that shrink stays where it is.
+    """
+    fade = 2.0 * np.log(gamma) if gamma > 0.0 else -np.inf
+    low, high = sorted(max(power * rate + fade, 0.0) for power in (2.0, 4.0))
+    return low, high
 
 
 def agreement_sentence(d: dict[str, Any], k: int) -> str:

@@ -109,6 +109,8 @@ class ActorConfig:
     """How J is differentiated: dp, dr, detach, first_action (through the model), lr (past it), or mixtures of dp and lr."""
     segment_weight: float | None = 1.0
     """dr: largest importance weight of a stored segment (> 0); None: all count alike, which is biased by old policies."""
+    bias_budget: float | None = None
+    """alpha_order, which needs it: the largest distance from the likelihood ratio's gradient, a norm of gradients (> 0)."""
     closing: Closing = "critic"
     """What stands for the return behind H steps: the critic, its slowly updated copy (SHAC), or nothing (APG)."""
     starts: Starts = "replay"
