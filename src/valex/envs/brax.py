@@ -104,7 +104,7 @@ TERMINATED: dict[str, Callable] = {
 }
 
 
-FREE = ("ant",)  # floats: Brax adds noise to its quaternion at reset and shows it off its unit length (deviation D32)
+FREE = ("ant",)  # floats: Brax adds noise to its quaternion at reset and shows it off its unit length (deviation D38)
 BY_THE_TIP = (
     "inverted_double_pendulum",
 )  # ends by where a link is: where joints give way (q, qd) are off by a centimetre
