@@ -52,8 +52,12 @@ def make_gaussian(config: BCConfig, dims: Dims) -> Fitted:
 
 
 def make_mixture(config: BCConfig, dims: Dims) -> Fitted:
-    """Build a mixture with diagonal Gaussians; without noise it acts by the mean of the likeliest component."""
+    """Build a mixture with diagonal Gaussians; without noise it acts by the mean of the likeliest component.
+
+    Component k starts around (2 k + 1) / K - 1 in every dimension: alike, they would have the same gradients for good.
+    """
     count, width = config.components, dims.act
+    centres = ((2.0 * jnp.arange(count) + 1.0) / count - 1.0)[:, None]
     trunk = mlp(dims.obs + dims.goal, config.hidden, count * (1 + 2 * width), activation=config.activation)
 
     def parts(params: PyTree, x: Array) -> tuple[Array, Array, Array]:
@@ -61,7 +65,7 @@ def make_mixture(config: BCConfig, dims: Dims) -> Fitted:
         out = trunk.apply(params, x)
         rest = out[..., count:].reshape(*out.shape[:-1], count, 2 * width)
         std = jnp.exp(jnp.clip(rest[..., width:], *LOG_STD_RANGE))
-        return jax.nn.log_softmax(out[..., :count]), rest[..., :width], std
+        return jax.nn.log_softmax(out[..., :count]), centres + rest[..., :width], std
 
     def log_prob(log_weight: Array, mean: Array, std: Array, action: Array) -> Array:
         return jax.nn.logsumexp(log_weight + normal_log_prob(mean, std, action[..., None, :]), axis=-1)
