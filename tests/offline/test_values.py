@@ -225,7 +225,7 @@ def goal_batch() -> Batch:
 @pytest.mark.parametrize("name", VALUES)
 @pytest.mark.parametrize("changes", [{}, {"activation": "gelu", "layer_norm": True, "num_critics": 3}])
 def test_every_registered_value_keeps_the_contract(name, changes):
-    """Shapes, finite metrics, nothing of the update depends on the key, and a state that goes through a scan unchanged in type."""
+    """Shapes, finite metrics, an update that draws nothing from its key, a state of unchanged type, goals that are read."""
     config = replace(VALUE_CONFIGS[name](**SMALL), **changes)
     value = load(VALUES, name)(config, DIMS._replace(goal=DIMS.obs))
     state, batch = value.init(jax.random.key(0)), goal_batch()

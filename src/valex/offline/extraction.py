@@ -87,7 +87,7 @@ def make_policy(config: PolicyConfig, fitted: Fitted, alpha: float, grads_of: Ca
 
     def init(key: Array, own_alpha: Array | float | None = None) -> PolicyState:
         params = fitted.init(key)
-        return PolicyState(params, tx.init(params), jnp.asarray(alpha if own_alpha is None else own_alpha, jnp.float32))
+        return PolicyState(params, tx.init(params), jnp.array(alpha if own_alpha is None else own_alpha, jnp.float32))
 
     def update(
         state: PolicyState, key: Array, batch: Batch, frozen: PyTree = ()

@@ -35,9 +35,9 @@ class Phase(NamedTuple):
 
 def start_phase(init: Callable, seed: Array | int, rows: Array | int, *more: Array | float | None) -> Phase:
     """Return a phase before its first update. `init` is that of a value or a policy, `more` what it takes behind the key."""
-    seed = jnp.asarray(seed, jnp.uint32)
+    seed, rows = jnp.array(seed, jnp.uint32), jnp.array(rows, jnp.int32)  # copies: a phase is donated
     learner = init(jax.random.fold_in(jax.random.key(seed), INIT), *more)
-    return Phase(learner, seed, jnp.int32(0), jnp.asarray(rows, jnp.int32))
+    return Phase(learner, seed, jnp.int32(0), rows)
 
 
 def batch_at(data: Dataset, rows: Array) -> Batch:
