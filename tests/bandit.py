@@ -39,17 +39,17 @@ def data(rows: int, seed: int = 0) -> Batch:
 
 
 @cache
-def program(update, steps: int):
-    """Compile `steps` updates on one and the same batch."""
+def program(update):
+    """Compile updates on one and the same batch, their number traced."""
 
-    def run(state, batch, frozen):
-        keys = jax.random.split(jax.random.key(7), steps)
-        state, metrics = jax.lax.scan(lambda state, key: update(state, key, batch, *frozen), state, keys)
-        return state, jax.tree.map(lambda x: x[-1], metrics)
+    def run(state, batch, frozen, steps):
+        one = lambda i, state: update(state, jax.random.fold_in(jax.random.key(7), i), batch, *frozen)  # noqa: E731
+        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, state)[1])
+        return jax.lax.fori_loop(0, steps, lambda i, carry: one(i, carry[0]), (state, none))
 
     return jax.jit(run)
 
 
 def fit(update, state, batch, frozen=(), steps: int = 600):
     """Take `steps` updates on one and the same batch; return (state, the last metrics)."""
-    return program(update, steps)(state, batch, frozen)
+    return program(update)(state, batch, frozen, steps)

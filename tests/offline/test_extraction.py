@@ -1,6 +1,7 @@
 """Extractors reach the closed forms of a bandit with a perfect critic, and say what they did to their data."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,19 @@ from valex.tables import EXTRACTORS, load
 
 FLAT = {"hidden": (), "lr": 3e-3}
 SMALL = {"hidden": (32, 32), "activation": "relu", "lr": 3e-3}
+
+
+@cache
+def weighted(clip: float | None):
+    """Build AWR on the bandit's 20,000 rows once; alpha is data."""
+    mean_q = float(jnp.mean(data(20_000).reward))
+    return make_awr(AWRConfig(**FLAT, weight_clip=clip), DIMS, exact_value(mean_q))
+
+
+@cache
+def tethered():
+    """Build DDPG+BC on the bandit once; alpha is data."""
+    return make_ddpg_bc(DDPGBCConfig(**FLAT, q_norm="none"), DIMS, exact_value(0.0))
 
 
 def mean_action(policy, state, frozen=()) -> float:
@@ -55,10 +69,9 @@ def test_awr_of_finite_data(alpha, free, share, clipped):
 @pytest.mark.parametrize(("alpha", "clip"), [(0.0, None), (1.0, None), (3.0, None), (3.0, 100.0)])
 def test_awr_converges_to_the_weighted_mean(alpha, clip):
     """mu = sum w a / sum w of its very data; alpha 0 is BC, and infinite data give alpha a* / (1 + alpha)."""
-    batch = data(20_000)
+    batch, policy = data(20_000), weighted(clip)
     mean_q = float(jnp.mean(batch.reward))
-    policy = make_awr(AWRConfig(**FLAT, alpha=alpha, weight_clip=clip), DIMS, exact_value(mean_q))
-    state, metrics = fit(policy.update, policy.init(jax.random.key(0)), batch, ((),), steps=300)
+    state, metrics = fit(policy.update, policy.init(jax.random.key(0), alpha), batch, ((),), steps=300)
     exponent = alpha * (np.asarray(batch.reward) - mean_q)
     weight = np.minimum(np.exp(exponent), np.inf if clip is None else clip)
     assert abs(mean_action(policy, state) - np.sum(weight * batch.action[:, 0]) / np.sum(weight) / UNIT) < 0.02
@@ -85,7 +98,7 @@ def test_an_advantage_in_standard_deviations():
         value = exact_value(0.0)
         value = value._replace(advantage=lambda s, o, a, g=(), c=scale: c * (exact_q(a) - jnp.mean(batch.reward)))
         policy = make_awr(AWRConfig(**FLAT, alpha=1.0, normalize_advantage=True), DIMS, value)
-        state, metrics = fit(policy.update, policy.init(jax.random.key(0)), batch, ((),), steps=300)
+        state, metrics = fit(policy.update, jax.jit(policy.init)(jax.random.key(0)), batch, ((),), steps=300)
         means.append(mean_action(policy, state))
         np.testing.assert_allclose(metrics["policy/advantage_std"], 1.0, rtol=1e-4)
     np.testing.assert_allclose(*means, atol=0.01)
@@ -103,9 +116,8 @@ def test_ddpg_bc_with_a_perfect_critic(rows, alpha, on_average):
         for i in range(200)
     ]
     assert abs(np.mean(means) - on_average) < 0.03
-    config = DDPGBCConfig(**FLAT, alpha=alpha * CURVATURE, q_norm="none")
-    policy = make_ddpg_bc(config, DIMS, exact_value(0.0))
-    state, metrics = fit(policy.update, policy.init(jax.random.key(0)), batch, ((),), steps=300)
+    policy = tethered()
+    state, metrics = fit(policy.update, policy.init(jax.random.key(0), alpha * CURVATURE), batch, ((),), steps=300)
     assert abs(mean_action(policy, state) - exact) < 0.01
     spread = float(
         jnp.sqrt(jnp.mean(jnp.square(batch.action / UNIT - exact)))
@@ -116,14 +128,11 @@ def test_ddpg_bc_with_a_perfect_critic(rows, alpha, on_average):
 
 def test_the_two_alphas_point_opposite_ways():
     """Both trace the same path on a Gaussian bandit, alpha of AWR being 1 / alpha of DDPG+BC, but for the finite data."""
-    batch = data(20_000)
-    mean_q = float(jnp.mean(batch.reward))
-    awr = make_awr(AWRConfig(**FLAT, weight_clip=None), DIMS, exact_value(mean_q))
-    ddpg = make_ddpg_bc(DDPGBCConfig(**FLAT, q_norm="none"), DIMS, exact_value(0.0))
+    batch, awr, ddpg = data(20_000), weighted(None), tethered()
     for alpha in (0.5, 2.0):
-        greedy = fit(awr.update, awr.init(jax.random.key(0), alpha), batch, ((),), steps=300)[0]
-        tethered = fit(ddpg.update, ddpg.init(jax.random.key(0), CURVATURE / alpha), batch, ((),), steps=300)[0]
-        assert abs(mean_action(awr, greedy) - mean_action(ddpg, tethered)) < 0.1
+        greedy = fit(awr.update, jax.jit(awr.init)(jax.random.key(0), alpha), batch, ((),), steps=300)[0]
+        held = fit(ddpg.update, jax.jit(ddpg.init)(jax.random.key(0), CURVATURE / alpha), batch, ((),), steps=300)[0]
+        assert abs(mean_action(awr, greedy) - mean_action(ddpg, held)) < 0.1
 
 
 def test_q_norms():
@@ -144,7 +153,7 @@ def test_the_unit_of_q_matters_without_a_norm_only(q_norm):
         value = value._replace(q=lambda s, o, a, g=(), c=unit: c * jnp.stack([exact_q(a)] * 2))
         policy = make_ddpg_bc(DDPGBCConfig(**FLAT, alpha=CURVATURE, q_norm=q_norm), DIMS, value)
         seen = batch._replace(obs=batch.action)  # at one action for all rows the spread of Q is 0
-        state, _ = fit(policy.update, policy.init(jax.random.key(0)), seen, ((),), steps=300)
+        state, _ = fit(policy.update, jax.jit(policy.init)(jax.random.key(0)), seen, ((),), steps=300)
         means.append(np.asarray(policy.mean(state, batch.action)))
     assert np.allclose(*means, atol=1e-3) == (q_norm != "none")
 
@@ -161,7 +170,7 @@ def test_sfbc_of_the_bandit(samples, mean):
 def test_sfbc_fits_its_behaviour_and_acts_by_the_best_candidate():
     batch, value = data(2_000), exact_value(0.0)
     policy = make_sfbc(SfBCConfig(**FLAT, behaviour="gaussian", std="shared", samples=16), DIMS, value)
-    state, _ = fit(policy.update, policy.init(jax.random.key(0)), batch, ((),), steps=2_000)
+    state, _ = fit(policy.update, jax.jit(policy.init)(jax.random.key(0)), batch, ((),), steps=2_000)
     obs = jnp.zeros((4_000, 1))
     drawn = policy.act(state, jax.random.key(1), obs, (), True, ()).action
     assert abs(float(jnp.mean(drawn)) / UNIT - 1.75) < 0.1
@@ -195,7 +204,7 @@ def test_log_prob_of_a_gaussian():
 def test_a_gaussian_fits_mean_and_spread(std):
     batch = data(5_000)
     policy = make_bc(BCConfig(**FLAT, std=std), DIMS)
-    state, _ = fit(policy.update, policy.init(jax.random.key(0)), batch, steps=2_000)
+    state, _ = fit(policy.update, jax.jit(policy.init)(jax.random.key(0)), batch, steps=2_000)
     drawn = policy.act(state, jax.random.key(1), jnp.zeros((5_000, 1)), explore=True).action
     assert abs(float(jnp.std(drawn)) / UNIT - 1.0) < 0.05
     assert abs(mean_action(policy, state) - float(jnp.mean(batch.action)) / UNIT) < 0.02
@@ -204,11 +213,11 @@ def test_a_gaussian_fits_mean_and_spread(std):
 @pytest.mark.parametrize("behaviour", ["gaussian", "mixture", "flow"])
 def test_two_modes_are_told_apart_by_mixture_and_flow(behaviour):
     """Half the data at 0.2, half at -0.7: a Gaussian's candidates lie between, those of the others do not."""
-    modes = jnp.where(jnp.arange(1_000) % 2 == 0, 0.2, -0.7)
-    noise = 0.03 * jnp.asarray(np.random.default_rng(0).normal(size=1_000), jnp.float32)
-    batch = data(1_000)._replace(action=(modes + noise)[:, None])
+    modes = jnp.where(jnp.arange(300) % 2 == 0, 0.2, -0.7)
+    noise = 0.03 * jnp.asarray(np.random.default_rng(0).normal(size=300), jnp.float32)
+    batch = data(300)._replace(action=(modes + noise)[:, None])
     policy = make_bc(BCConfig(**SMALL, behaviour=behaviour, std="shared", components=2), DIMS)
-    state, _ = fit(policy.update, policy.init(jax.random.key(0)), batch, steps=1_500)
+    state, _ = fit(policy.update, jax.jit(policy.init)(jax.random.key(0)), batch, steps=1_500)
     drawn = policy.act(state, jax.random.key(1), jnp.zeros((2_000, 1)), explore=True).action
     near = float(jnp.mean(jnp.minimum(jnp.abs(drawn - 0.2), jnp.abs(drawn + 0.7)) < 0.15))
     assert near < 0.5 if behaviour == "gaussian" else near > 0.85, near
@@ -242,16 +251,15 @@ def test_every_registered_extractor_keeps_the_contract(name, changes):
 
     batch, dims = some_batch()
     value = make_iql(IQLConfig(hidden=(8,)), dims)
-    frozen = value.init(jax.random.key(9))
-    policy = load(EXTRACTORS, name)(replace(EXTRACTION_CONFIGS[name](**SMALL), **changes), dims, value)
-    state = policy.init(jax.random.key(0))
+    frozen = jax.jit(value.init)(jax.random.key(9))
+    policy = load(EXTRACTORS, name)(replace(EXTRACTION_CONFIGS[name](**SMALL), hidden=(16,), **changes), dims, value)
+    state = jax.jit(policy.init)(jax.random.key(0))
     new, metrics = jax.jit(policy.update)(state, jax.random.key(1), batch, frozen)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(lambda x: (x.shape, x.dtype), new)
     assert all(bool(jnp.isfinite(x)) for x in metrics.values()) and {"policy/loss", "policy/grad_norm"} <= set(metrics)
     act = jax.jit(policy.act, static_argnums=4)
-    for explore in (False, True):
-        sample = act(new, jax.random.key(2), 9.0 * batch.obs, batch.goal, explore, frozen)
-        assert sample.action.shape == (16, 2) and bool(jnp.all(jnp.abs(sample.action) <= 1.0))
+    sample = act(new, jax.random.key(2), 9.0 * batch.obs, batch.goal, True, frozen)
+    assert sample.action.shape == (16, 2) and bool(jnp.all(jnp.abs(sample.action) <= 1.0))
     mean = jax.jit(policy.mean)
     one = mean(new, batch.obs[0], batch.goal[0], frozen)
     if name != "sfbc":  # whose candidates are drawn for all rows together
@@ -268,11 +276,11 @@ def test_no_gradient_reaches_the_value(name):
 
     batch, dims = some_batch(0)
     value = make_iql(IQLConfig(hidden=(8,)), dims)
-    frozen = value.init(jax.random.key(9))
+    frozen = jax.jit(value.init)(jax.random.key(9))
     policy = load(EXTRACTORS, name)(EXTRACTION_CONFIGS[name](**SMALL), dims, value)
-    other = value.init(jax.random.key(10))
+    other = jax.jit(value.init)(jax.random.key(10))
     step = jax.jit(policy.update)
-    state, key = policy.init(jax.random.key(0)), jax.random.key(1)
+    state, key = jax.jit(policy.init)(jax.random.key(0)), jax.random.key(1)
     a, b = (step(state, key, batch, f)[0].params for f in (frozen, other))
     assert any(not np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
     if name == "awr":

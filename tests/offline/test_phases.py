@@ -2,12 +2,12 @@
 
 import ast
 import itertools
+from functools import cache
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from valex import replay
 from valex.offline.batch import Batch, Dims
@@ -28,10 +28,12 @@ from valex.settings.offline import AWRConfig, CRLConfig, DDPGBCConfig, IQLConfig
 from valex.types import Transition
 
 N, LENGTH, DIMS = 40, 10, Dims(2, 1)
-VALUE = make_iql(IQLConfig(hidden=(8,), layer_norm=False, lr=1e-2), DIMS)
-POLICY = make_ddpg_bc(DDPGBCConfig(hidden=(8,), lr=1e-2), DIMS, VALUE)
+TINY = {"hidden": (8,), "activation": "relu"}
+VALUE = make_iql(IQLConfig(**TINY, layer_norm=False, lr=1e-2), DIMS)
+POLICY = make_ddpg_bc(DDPGBCConfig(**TINY, lr=1e-2), DIMS, VALUE)
 
 
+@cache
 def dataset() -> Dataset:
     """Four trajectories of ten rows whose every field tells the row; the second terminates, the others are cut."""
     row = jnp.arange(N, dtype=jnp.float32)
@@ -44,6 +46,7 @@ def dataset() -> Dataset:
 
 
 LEARN = make_phase(VALUE.update, uniform_rows, 16)
+MIX = jax.jit(mixed_rows, static_argnums=(0, 4))
 EXTRACT = make_phase(POLICY.update, uniform_rows, 16)
 
 
@@ -155,8 +158,8 @@ def test_goals_come_from_the_sampler():
         number = jnp.round(batch.obs[:, 0] * N).astype(int)
         return batch._replace(goal=data.obs[number // LENGTH * LENGTH + LENGTH - 1])
 
-    value = make_crl(CRLConfig(hidden=(8,), latent=4), dims)
-    policy = make_awr(AWRConfig(hidden=(8,)), dims, value)
+    value = make_crl(CRLConfig(**TINY, layer_norm=False, latent=4), dims)
+    policy = make_awr(AWRConfig(**TINY), dims, value)
     learned, metrics = make_phase(value.update, to_the_end, 16)(start_phase(value.init, 0, N), dataset(), (), 20)
     assert np.isfinite(float(metrics["value/q_loss"]))
     extract = make_phase(policy.update, to_the_end, 16)
@@ -167,6 +170,7 @@ def test_goals_come_from_the_sampler():
 # ------------------------------------------------------------------------------------------------------ from offline to online
 
 
+@cache
 def ring(steps: int = 8, envs: int = 2) -> replay.Replay:
     """A replay of two environments; rewards are 1,000 + step, actions 100 + step, every fourth step is truncated."""
     no = jnp.zeros(envs, bool)
@@ -175,8 +179,9 @@ def ring(steps: int = 8, envs: int = 2) -> replay.Replay:
         no, no | (t % 4 == 3),
     )  # fmt: skip
     store = replay.init(jax.tree.map(lambda x: x[0], at(0)), 16, envs)
+    add = jax.jit(replay.add)
     for t in range(steps):
-        store = replay.add(store, at(t))
+        store = add(store, at(t))
     return store
 
 
@@ -189,17 +194,16 @@ def test_online_rows_know_what_was_done_next():
 
 
 def test_mixtures():
-    data, store = dataset(), ring()
-    half = mixed_rows("half", data, store, jax.random.key(0), 31)
+    data, store = dataset()._replace(extras={}), ring()
+    half = MIX("half", data, store, jax.random.key(0), 31)
     assert int(jnp.sum(half.reward > 500.0)) == 15
-    uniform = mixed_rows("uniform", data, store, jax.random.key(0), 4_000)
+    uniform = MIX("uniform", data, store, jax.random.key(0), 4_000)
     share = float(jnp.mean(uniform.reward > 500.0))
     assert abs(share - 14 / (14 + N)) < 0.03
 
 
-@pytest.mark.parametrize("mixing", ["half", "uniform"])
-def test_continuation_is_the_value_then_the_policy(mixing):
-    batch = mixed_rows(mixing, dataset(), ring(), jax.random.key(0), 16)
+def test_continuation_is_the_value_then_the_policy():
+    batch = MIX("half", dataset()._replace(extras={}), ring(), jax.random.key(0), 16)
     states = VALUE.init(jax.random.key(1)), POLICY.init(jax.random.key(2))
     (value, policy), metrics = jax.jit(make_continuation(VALUE, POLICY))(states, jax.random.key(3), batch)
     value_key, policy_key = jax.random.split(jax.random.key(3))

@@ -58,17 +58,16 @@ def test_one_row_does_not_depend_on_the_others_but_for_q_abs_mean():
         np.testing.assert_allclose(opex(OPEXConfig(scale=scale), quadratic, A)[1], alone(scale), rtol=1e-6)
 
 
-@pytest.mark.parametrize("explore", [False, True])
-def test_a_policy_with_opex(explore):
+def test_a_policy_with_opex():
     """Every action is that of the policy, climbed; the update stays the policy's own."""
     dims = Dims(3, 2, 1)
-    value = make_iql(IQLConfig(hidden=(8,)), dims)
-    frozen, config = value.init(jax.random.key(1)), OPEXConfig(beta=0.5, steps=2)
+    value = make_iql(IQLConfig(hidden=(8,), activation="relu", layer_norm=False), dims)
+    frozen, config = jax.jit(value.init)(jax.random.key(1)), OPEXConfig(beta=0.5, steps=2)
     policy = make_sfbc(SfBCConfig(hidden=(8,), samples=4, flow_steps=2), dims, value)
     better = with_opex(config, policy, value)
-    state, obs, goal = policy.init(jax.random.key(0)), jnp.ones((5, 3)), jnp.ones((5, 1))
-    plain = policy.act(state, jax.random.key(2), obs, goal, explore, frozen).action
-    climbed = better.act(state, jax.random.key(2), obs, goal, explore, frozen).action
+    state, obs, goal = jax.jit(policy.init)(jax.random.key(0)), jnp.ones((5, 3)), jnp.ones((5, 1))
+    plain = policy.act(state, jax.random.key(2), obs, goal, False, frozen).action
+    climbed = better.act(state, jax.random.key(2), obs, goal, False, frozen).action
     np.testing.assert_allclose(climbed, opex(config, lambda a: value.q(frozen, obs, a, goal), plain), atol=1e-6)
     q = lambda a: jnp.min(value.q(frozen, obs, a, goal), axis=0)  # noqa: E731
     assert bool(jnp.all(q(climbed) >= q(plain) - 1e-6)) and bool(jnp.any(climbed != plain))
@@ -81,7 +80,7 @@ def test_a_policy_with_opex(explore):
 def ttt_on_the_bandit(config: TTTConfig, steps: int, std: str = "unit"):
     policy, value = make_bc(replace(LINEAR, std=std), DIMS), exact_value(0.0)
     learner = make_ttt(config, DIMS, policy, value)
-    state = learner.start(policy.init(jax.random.key(0)))
+    state = learner.start(jax.jit(policy.init)(jax.random.key(0)))
 
     @jax.jit
     def run(state):
@@ -108,7 +107,7 @@ def test_ttt_has_a_budget_and_leaves_the_offline_policy_alone():
     config = TTTConfig(beta=0.0, lr=1e-2, batch_size=4, capacity=16, updates_per_step=3, max_updates=10)
     policy, state, _ = ttt_on_the_bandit(config, 20)
     assert int(state.updates) == 10
-    start = policy.init(jax.random.key(0)).params
+    start = jax.jit(policy.init)(jax.random.key(0)).params
     jax.tree.map(np.testing.assert_array_equal, state.offline, start)
     assert any(
         not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (state.policy.params, start)), strict=True)
@@ -128,7 +127,7 @@ def test_ttt_remembers_the_newest_states_and_mixes_in_the_dataset():
 
     def q_seen(config, dataset=None):
         learner = make_ttt(config, dims, policy, value)
-        state, step = learner.start(policy.init(jax.random.key(0))), jax.jit(learner.step)
+        state, step = learner.start(jax.jit(policy.init)(jax.random.key(0))), jax.jit(learner.step)
         for i in range(1, 8):
             visit = Visited(jnp.full((1, 1), float(i)))
             state, metrics = step(state, jax.random.key(i), visit, (), dataset)
@@ -151,7 +150,7 @@ def test_ttt_moves_a_learned_spread_by_the_kl_of_the_offline_policy():
     flat = value._replace(q=lambda s, o, a, g=(): 0.0 * value.q(s, o, a, g))
     policy = make_bc(replace(LINEAR, std="state"), DIMS)
     learner = make_ttt(TTTConfig(batch_size=4, capacity=4), DIMS, policy, flat)
-    state = learner.start(policy.init(jax.random.key(0)))
+    state = learner.start(jax.jit(policy.init)(jax.random.key(0)))
     _, metrics = jax.jit(learner.step)(state, jax.random.key(1), Visited(jnp.ones((1, 1))), ())
     assert abs(float(metrics["policy/kl"])) < 1e-6 and float(metrics["policy/grad_norm"]) < 1e-6
     slope = jax.grad(lambda m: jnp.sum(normal_kl(jnp.ones(2), jnp.ones(2), m, jnp.ones(2))))(jnp.array([2.0, 1.0]))
