@@ -61,15 +61,15 @@ def test_one_row_does_not_depend_on_the_others_but_for_q_abs_mean():
 def test_a_policy_with_opex():
     """Every action is that of the policy, climbed; the update stays the policy's own."""
     dims = Dims(3, 2, 1)
-    value = make_iql(IQLConfig(hidden=(8,), activation="relu", layer_norm=False), dims)
-    frozen, config = jax.jit(value.init)(jax.random.key(1)), OPEXConfig(beta=0.5, steps=2)
+    value = make_iql(IQLConfig(hidden=(8,), layer_norm=False), dims)  # smooth: a short step ascends for certain
+    frozen, config = jax.jit(value.init)(jax.random.key(1)), OPEXConfig(beta=0.05, steps=2, q_agg="mean")
     policy = make_sfbc(SfBCConfig(hidden=(8,), samples=4, flow_steps=2), dims, value)
     better = with_opex(config, policy, value)
     state, obs, goal = jax.jit(policy.init)(jax.random.key(0)), jnp.ones((5, 3)), jnp.ones((5, 1))
     plain = policy.act(state, jax.random.key(2), obs, goal, False, frozen).action
     climbed = better.act(state, jax.random.key(2), obs, goal, False, frozen).action
     np.testing.assert_allclose(climbed, opex(config, lambda a: value.q(frozen, obs, a, goal), plain), atol=1e-6)
-    q = lambda a: jnp.min(value.q(frozen, obs, a, goal), axis=0)  # noqa: E731
+    q = lambda a: jnp.mean(value.q(frozen, obs, a, goal), axis=0)  # noqa: E731
     assert bool(jnp.all(q(climbed) >= q(plain) - 1e-6)) and bool(jnp.any(climbed != plain))
     assert better.update is policy.update
 
