@@ -25,10 +25,13 @@ from valex.device import DeviceError
 from valex.fields import ConfigError
 from valex.settings import RunConfig, needs_model
 from valex.sinks import SINKS
-from valex.tables import AGENTS, ENVS, MODELS, RULES, STUDIES, load
+from valex.tables import AGENTS, ENVS, EXTRACTORS, MODELS, RULES, STUDIES, VALUES, load
 
 MAX_WORKERS = 1024
-TABLES = {"agents": AGENTS, "envs": ENVS, "models": MODELS, "rules": RULES, "studies": STUDIES}
+TABLES = {
+    "agents": AGENTS, "envs": ENVS, "models": MODELS, "rules": RULES, "studies": STUDIES,
+    "values": VALUES, "extractors": EXTRACTORS,
+}  # fmt: skip
 
 USAGE = f"""valex {__version__}: a laboratory for value expansion in reinforcement learning
 

@@ -106,6 +106,24 @@ STUDIES = {
 }
 
 
+VALUES = {
+    "iql": Entry(
+        "valex.offline.values:make_iql", "expectile of Q over the data's actions, towards the best of them (IQL)"
+    ),
+    "sarsa": Entry(
+        "valex.offline.values:make_sarsa", "value of the policy that collected the data, with Q or V behind it"
+    ),
+    "crl": Entry("valex.offline.values:make_crl", "log-ratio of reaching a goal, by contrast within the batch (CRL)"),
+}
+
+EXTRACTORS = {
+    "bc": Entry("valex.offline.extraction:make_bc", "behaviour cloning: a Gaussian, a mixture or a flow"),
+    "awr": Entry("valex.offline.extraction:make_awr", "cloning weighted by exp(alpha A): alpha 0 is BC (AWR)"),
+    "ddpg_bc": Entry("valex.offline.extraction:make_ddpg_bc", "climb Q, tethered to the data: alpha infinite is BC"),
+    "sfbc": Entry("valex.offline.extraction:make_sfbc", "the best of N candidates of a cloned policy (SfBC)"),
+}
+
+
 def load(table: dict[str, Entry], name: str) -> Any:
     """Return the object that `name` stands for in `table`; KeyError if it is not registered."""
     module, attribute = table[name].target.split(":")
