@@ -105,6 +105,25 @@ STUDIES = {
     ),
 }
 
+FORMATS = {
+    "native": Entry("valex.datasets.native:NATIVE", "our own folder: safetensors and a card"),
+    "ogbench": Entry("valex.datasets.ogbench:OGBENCH", "OGBench's npz, final observations kept"),
+    "minari": Entry("valex.datasets.minari:MINARI", "Minari's HDF5 folder, final observations kept", "offline"),
+    "d4rl": Entry("valex.datasets.d4rl:D4RL", "D4RL's HDF5 with terminals and timeouts", "offline"),
+}
+
+GENERATORS = {
+    "pointmaze": Entry(
+        "valex.datasets.generate.pointmaze:generate", "OGBench's point maze by its exact oracle", "offline"
+    ),
+    "locomotion": Entry(
+        "valex.datasets.generate.locomotion:generate", "our own trained agents: random, medium, replay, expert, noise"
+    ),
+    "exploration": Entry(
+        "valex.datasets.generate.exploration:generate", "novelty alone (RND), rewards put on afterwards"
+    ),
+}
+
 
 def load(table: dict[str, Entry], name: str) -> Any:
     """Return the object that `name` stands for in `table`; KeyError if it is not registered."""

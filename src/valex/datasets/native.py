@@ -1,0 +1,53 @@
+"""Our own store: a folder with arrays.safetensors and card.json. Exact, and read at the speed of the disk."""
+
+from pathlib import Path
+
+import numpy as np
+
+from valex.datasets.base import Format
+from valex.datasets.card import Card, checksum, from_json, to_json
+from valex.fields import ConfigError
+from valex.offline.data import Dataset, check
+
+ARRAYS, CARD = "arrays.safetensors", "card.json"
+EXTRA = "extras."
+
+
+def looks_like(path: Path) -> bool:
+    """Return whether a folder holds the two files."""
+    return (path / ARRAYS).is_file() and (path / CARD).is_file()
+
+
+def read(path: Path) -> tuple[Dataset, Card]:
+    """Read a folder. Raises ConfigError, or what `base.naming` turns into one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    card = from_json((path / CARD).read_text(), str(path / CARD))
+    try:
+        arrays = load((path / ARRAYS).read_bytes())
+    except SafetensorError as error:
+        raise ConfigError(f"{path / ARRAYS}: truncated or damaged ({error}); make the dataset again") from error
+    extras = {name.removeprefix(EXTRA): value for name, value in arrays.items() if name.startswith(EXTRA)}
+    missing = [key for key in Dataset._fields if key != "extras" and key not in arrays]
+    if missing:
+        raise ConfigError(f"{path / ARRAYS}: {missing[0]} is missing; make the dataset again")
+    data = Dataset(**{key: arrays[key] for key in Dataset._fields if key != "extras"}, extras=extras)  # pyright: ignore
+    check(data)
+    if checksum(data) != card.sha256:
+        raise ConfigError(f"{path / ARRAYS}: its sha256 is not that of {CARD}; make the dataset again")
+    return data, card
+
+
+def write(part: Path, data: Dataset, card: Card, name: str) -> None:
+    """Write the folder `part`."""
+    from safetensors.numpy import save_file
+
+    part.mkdir()
+    arrays = {key: np.ascontiguousarray(getattr(data, key)) for key in Dataset._fields if key != "extras"}
+    arrays |= {EXTRA + key: np.ascontiguousarray(value) for key, value in data.extras.items()}
+    save_file(arrays, part / ARRAYS)
+    (part / CARD).write_text(to_json(card) + "\n")
+
+
+NATIVE = Format(looks_like, read, write, is_folder=True)
