@@ -38,7 +38,11 @@ def test_entropy_of_evenly_visited_cells_is_the_log_of_their_number():
 
 def test_wider_data_have_higher_entropy_and_are_closer_to_strangers():
     rng = np.random.default_rng(0)
-    narrow, wide, strangers = rng.normal(0, 0.1, (2_000, 2)), rng.uniform(-1, 1, (2_000, 2)), rng.uniform(-1, 1, (200, 2))
+    narrow, wide, strangers = (
+        rng.normal(0, 0.1, (2_000, 2)),
+        rng.uniform(-1, 1, (2_000, 2)),
+        rng.uniform(-1, 1, (200, 2)),
+    )
     one = np.ones(2)
     assert np.median(knn_radius(strangers, wide, 5, one)) < 0.3 * np.median(knn_radius(strangers, narrow, 5, one))
     assert cell_entropy(wide, 0.2)[0] > cell_entropy(narrow, 0.2)[0] + 1.0

@@ -134,7 +134,11 @@ BAD = {
     "flags": (steps(terminated=np.zeros(5, bool)), [0, 4], r"^terminated: shape \(5,\)"),
     "nan": (steps(next_obs=nan_at((4, 2), 2)), [0, 4], r"^next_obs: row 2 is not finite \(1 such"),
     "infinite": (steps(reward=np.array([0, np.inf, 0, 0])), [0, 4], r"^reward: row 1 is not finite"),
-    "box": (steps(action=np.array([[0.0], [0.0], [0.0], [1.5]])), [0, 4], r"^action: row 3 is outside \[-1, 1\] \(1.5\)"),
+    "box": (
+        steps(action=np.array([[0.0], [0.0], [0.0], [1.5]])),
+        [0, 4],
+        r"^action: row 3 is outside \[-1, 1\] \(1.5\)",
+    ),
     "empty trajectory": (steps(), [0, 2, 2, 4], r"^offsets: trajectory 1 at row 2 is empty"),
     "no rows": (steps(obs=np.zeros((0, 2))), [0], r"^obs: no rows"),
     "offsets": (steps(), [0, 3], r"^offsets: have to run from 0 to the number of rows, 4"),
@@ -154,5 +158,3 @@ def test_bad_arrays_are_refused_naming_key_and_row(name):
 def test_an_extra_of_another_length_is_named():
     with pytest.raises(DataError, match=r"^extras.qpos: 2 rows"):
         from_arrays(steps(), np.array([0, 4]), {"qpos": np.zeros((2, 1))})
-
-

@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -15,6 +17,15 @@ from valex.datasets.card import Card, checksum, from_json, make_card
 from valex.fields import ConfigError
 from valex.offline.data import BOX_SLACK, DataError, Dataset, from_arrays
 
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)  # raised by broken files
 CARD_KEY = "valex_card"  # under which other formats carry the card
 NEXT = "next_"  # extras of the successor: next_qpos beside qpos, where the final one was recorded as well
 
@@ -38,8 +49,8 @@ def need(module: str) -> Any:
 
 
 @contextmanager
-def naming(path: Path, remedy: str = "mend the file or make it again") -> Iterator[None]:
-    """Turn what goes wrong inside into one line that begins with the file."""
+def naming(path: Path, what: str = "truncated or damaged ({}); mend the file or make it again") -> Iterator[None]:
+    """Turn what goes wrong inside into one line that begins with the file, and says `what` where nothing else is known."""
     try:
         yield
     except DataError as error:
@@ -49,14 +60,16 @@ def naming(path: Path, remedy: str = "mend the file or make it again") -> Iterat
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: is a folder; name a file") from error
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: {Path(error.filename or path).name} is not there; name an existing dataset") from error
+        raise ConfigError(
+            f"{path}: {Path(error.filename or path).name} is not there; name an existing dataset"
+        ) from error
     except ConfigError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, EOFError) as error:  # what a damaged archive may raise
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{path}: truncated or damaged ({why}); {remedy}") from error
+        raise ConfigError(f"{path}: {what.format(why)}") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -66,7 +79,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     written or is taken by something that is no dataset, OSError if the disk is full.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with naming(path, "name another path"):
+    with naming(path, "cannot be written ({}); name another path"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(part)
@@ -107,10 +120,12 @@ def with_final(data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
         rows = np.asarray(rows)
         if name.startswith(NEXT) and name.removeprefix(NEXT) in stored:
             before = np.asarray(stored[name.removeprefix(NEXT)])
-            differs = (rows[inside] != before[inside + 1]).reshape(len(inside), -1).any(axis=1)
+            differs = (rows[inside] != before[inside + 1]).any(axis=tuple(range(1, rows.ndim)))
             if differs.any():
                 row = inside[np.flatnonzero(differs)[0]]
-                raise DataError(f"{name}: row {row} is not what the row behind it begins with; write it as d4rl or native")
+                raise DataError(
+                    f"{name}: row {row} is not what the row behind it begins with; write it as d4rl or native"
+                )
             continue
         successor = np.asarray(stored.get(NEXT + name, rows))
         arrays[name] = np.insert(rows, offsets[1:], successor[last].astype(rows.dtype), axis=0)
@@ -130,7 +145,9 @@ def cut_at_flags(offsets: np.ndarray, flags: np.ndarray, notes: list[str]) -> np
     """Return offsets that also end a trajectory behind every flagged row [N] bool inside one; say so in `notes`."""
     ends = np.union1d(offsets[1:], np.flatnonzero(flags) + 1)
     if added := len(ends) - (len(offsets) - 1):
-        notes.append(f"{added} episodes went on behind a flagged step and were cut there into trajectories of their own")
+        notes.append(
+            f"{added} episodes went on behind a flagged step and were cut there into trajectories of their own"
+        )
     return np.concatenate([[0], ends]).astype(np.int64)
 
 
@@ -143,7 +160,9 @@ def boxed(steps: dict[str, np.ndarray], notes: list[str], what: str = "actions")
         steps["action"] = np.clip(action, -1.0, 1.0)
 
 
-def built(steps: dict[str, np.ndarray], offsets: np.ndarray, extras: dict[str, np.ndarray], keys: dict[str, str]) -> Dataset:
+def built(
+    steps: dict[str, np.ndarray], offsets: np.ndarray, extras: dict[str, np.ndarray], keys: dict[str, str]
+) -> Dataset:
     """Call `from_arrays`; an error names the keys as the file spells them (`keys`: ours -> the file's)."""
     try:
         return from_arrays(steps, offsets, extras)
@@ -162,5 +181,7 @@ def finished(data: Dataset, path: Path, kind: str, notes: list[str], text: str |
         return make_card(data, path.name, f"not recorded; read from a file of kind {kind}", origin=origin)
     card = from_json(text, str(path))
     if card.sha256 != checksum(data):
-        raise ConfigError(f"{path}: its arrays are not those of its card (sha256); make it again, or delete {CARD_KEY} in it")
+        raise ConfigError(
+            f"{path}: its arrays are not those of its card (sha256); make it again, or delete {CARD_KEY} in it"
+        )
     return card

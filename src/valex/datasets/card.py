@@ -85,8 +85,9 @@ def make_card(
         "obs_dim": data.obs.shape[1],
         "act_dim": data.action.shape[1],
     }
-    measured = {"coverage": coverage(data, 0, cells), "optimality": optimality(data, reference)}
-    return Card(name, how, **(origin or {}), sizes=sizes, **measured, sha256=checksum(data))
+    covers, scores = coverage(data, 0, cells), optimality(data, reference)
+    known: Any = origin or {}
+    return Card(name, how, sizes=sizes, coverage=covers, optimality=scores, sha256=checksum(data), **known)
 
 
 def to_json(card: Card) -> str:
@@ -97,11 +98,12 @@ def to_json(card: Card) -> str:
 def from_json(text: str, where: str) -> Card:
     """Return the card in JSON text. Raises ConfigError, naming `where`, if there is none in it."""
     try:
-        values = json.loads(text)
+        values: Any = json.loads(text)
         known = {f.name for f in fields(Card)}
         if not isinstance(values, dict) or not {"name", "how"} <= set(values) <= known:
             raise ValueError("not the fields of a card")
-        return Card(**(values | {"notes": tuple(values.get("notes", ()))}))
+        values["notes"] = tuple(values.get("notes", ()))
+        return Card(**values)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: no dataset card ({error}); write the dataset again") from error
 

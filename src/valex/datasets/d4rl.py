@@ -56,7 +56,9 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
     """
     for key in ("observations", "actions", "rewards", "terminals"):
         if key not in arrays:
-            raise DataError(f"{key}: missing; there are {', '.join(sorted(arrays)) or 'no keys'}; is it a D4RL dataset?")
+            raise DataError(
+                f"{key}: missing; there are {', '.join(sorted(arrays)) or 'no keys'}; is it a D4RL dataset?"
+            )
     rows = len(arrays["observations"])
     wanted = ("actions", "rewards", "terminals", "timeouts", "next_observations")
     for key in [key for key in arrays if key in wanted or key.startswith(INFOS)]:

@@ -80,7 +80,9 @@ def _episodes(h5py: Any, file: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
         wrong = np.flatnonzero(counts != expected)
         if len(wrong):
             e = wrong[0]
-            raise DataError(f"{leaf}: {counts[e]} rows in {names[e]}, {expected[e]} are needed for {lengths[e]} rewards")
+            raise DataError(
+                f"{leaf}: {counts[e]} rows in {names[e]}, {expected[e]} are needed for {lengths[e]} rewards"
+            )
     short = np.flatnonzero(lengths < 1)
     if len(short):
         raise DataError(f"rewards: {names[short[0]]} is empty; leave the episode out")

@@ -6,6 +6,7 @@ OGBench's loader does not look at.
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,9 @@ def read(path: Path) -> tuple[Dataset, Card]:
         arrays = {key: file[key] for key in file.files}
     for key in ("observations", "actions", "terminals"):
         if key not in arrays:
-            raise DataError(f"{key}: missing; the file holds {', '.join(arrays) or 'nothing'}; is it an OGBench dataset?")
+            raise DataError(
+                f"{key}: missing; the file holds {', '.join(arrays) or 'nothing'}; is it an OGBench dataset?"
+            )
     final = _final_rows(arrays)
     notes: list[str] = []
     data = _dataset(arrays, final, notes)
@@ -51,7 +54,9 @@ def _final_rows(arrays: dict[str, np.ndarray]) -> np.ndarray:
             raise DataError(f"{key}: {len(value)} rows, observations has {rows}; all keys need the same")
     final = np.flatnonzero(arrays["terminals"] > 0)
     if len(final) == 0 or final[-1] != rows - 1:
-        raise DataError(f"terminals: row {rows - 1}, the last, does not end its trajectory; the file was cut, get it again")
+        raise DataError(
+            f"terminals: row {rows - 1}, the last, does not end its trajectory; the file was cut, get it again"
+        )
     short = np.flatnonzero(np.diff(final, prepend=-1) < 2)
     if len(short):
         raise DataError(f"terminals: row {final[short[0]]} ends a trajectory without a step; leave it out")
@@ -87,7 +92,7 @@ def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     reserved = {"observations", "actions", "terminals", *OURS}
     if taken := reserved & set(data.extras):
         raise DataError(f"extras.{min(taken)}: a key that the format uses itself; rename it")
-    arrays = {
+    arrays: Any = {
         "observations": rows.pop("obs"),
         "actions": rows.pop("action"),
         "terminals": terminals,
@@ -97,7 +102,7 @@ def write(part: Path, data: Dataset, card: Card, name: str) -> None:
         CARD_KEY: np.array(to_json(card)),
     }
     with open(part, "wb") as file:
-        np.savez(file, **arrays, **rows)
+        np.savez(file, **(arrays | rows))
 
 
 OGBENCH = Format(looks_like, read, write, is_folder=False, suffix=".npz")

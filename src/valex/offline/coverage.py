@@ -69,7 +69,7 @@ def trajectory_returns(data: Dataset) -> np.ndarray:
 def optimality(data: Dataset, reference: tuple[float, float] | None = None) -> dict:
     """Return mean, spread and extremes of the trajectories' returns, and with `reference` = (random, expert) the score.
 
-        normalised = 100 (mean return - random) / (expert - random)
+    normalised = 100 (mean return - random) / (expert - random)
     """
     returns = trajectory_returns(data)
     lengths = np.diff(np.asarray(data.offsets))
@@ -81,8 +81,9 @@ def optimality(data: Dataset, reference: tuple[float, float] | None = None) -> d
         "mean_length": float(lengths.mean()),
         "terminated": float(np.mean(np.asarray(data.terminated)[np.asarray(data.offsets)[1:] - 1])),
     }
-    if reference is not None and reference[0] != reference[1]:
+    if reference is not None:
         random, expert = reference
         found |= {"random_return": random, "expert_return": expert}
-        found["normalised"] = 100.0 * (found["mean_return"] - random) / (expert - random)
+        if expert > random:
+            found["normalised"] = 100.0 * (found["mean_return"] - random) / (expert - random)
     return found

@@ -4,7 +4,7 @@ Rows are transitions. Every trajectory ends in exactly one row that terminated o
 flagged, so that a row is followed by the next one unless it is flagged. Arrays may be of numpy or on the device.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from valex.types import Array, Transition
 
+Rows = Any  # an array of numpy, or one on the device
 BOX_SLACK = 1e-6  # how far beyond [-1, 1] an action may be and still count as rounded
 SUBSETS, SPLIT = 8_191, 131_071  # random streams of the permutations, apart from every stream of training
 
@@ -23,14 +24,14 @@ class DataError(ValueError):
 class Dataset(NamedTuple):
     """E trajectories of N transitions in all, in the order in which they were recorded; row i is one step."""
 
-    obs: Array  # [N, obs_dim] float32
-    action: Array  # [N, act_dim] float32 in [-1, 1]
-    reward: Array  # [N] float32, per control step
-    next_obs: Array  # [N, obs_dim] float32, the true successor, also at the end of a trajectory
-    terminated: Array  # [N] bool, the task ended: no bootstrap
-    truncated: Array  # [N] bool, the last row of a trajectory that did not terminate: bootstrap, but no next action
-    offsets: Array  # [E + 1] int32, trajectory e is rows offsets[e] .. offsets[e + 1] - 1
-    extras: dict[str, Array]  # [N, ...] by name: what else was recorded of obs (qpos, qvel, physics); {} for nothing
+    obs: Rows  # [N, obs_dim] float32
+    action: Rows  # [N, act_dim] float32 in [-1, 1]
+    reward: Rows  # [N] float32, per control step
+    next_obs: Rows  # [N, obs_dim] float32, the true successor, also at the end of a trajectory
+    terminated: Rows  # [N] bool, the task ended: no bootstrap
+    truncated: Rows  # [N] bool, the last row of a trajectory that did not terminate: bootstrap, but no next action
+    offsets: Rows  # [E + 1] int32, trajectory e is rows offsets[e] .. offsets[e + 1] - 1
+    extras: dict[str, Rows]  # [N, ...] by name: what else was recorded of obs (qpos, qvel, physics); {} for nothing
 
 
 ROWS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")  # the fields with one entry for every row
@@ -51,7 +52,9 @@ def from_arrays(steps: dict[str, np.ndarray], offsets: np.ndarray, extras: dict[
     last = np.zeros(len(arrays["obs"]), bool)
     last[offsets[1:] - 1] = True
     if arrays["terminated"].shape != last.shape:
-        raise DataError(f"terminated: shape {arrays['terminated'].shape}, obs has {len(last)} rows; allowed: one entry a row")
+        raise DataError(
+            f"terminated: shape {arrays['terminated'].shape}, obs has {len(last)} rows; allowed: one entry a row"
+        )
     arrays["terminated"] = arrays["terminated"].astype(bool)
     numbers = {key: np.asarray(arrays[key], np.float32) for key in ("obs", "action", "reward", "next_obs")}
     data = Dataset(
@@ -70,7 +73,9 @@ def check_offsets(offsets: np.ndarray, rows: int) -> np.ndarray:
     if rows == 0:
         raise DataError("obs: no rows; a dataset needs at least one transition")
     if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != rows:
-        raise DataError(f"offsets: have to run from 0 to the number of rows, {rows}; one entry a trajectory and one more")
+        raise DataError(
+            f"offsets: have to run from 0 to the number of rows, {rows}; one entry a trajectory and one more"
+        )
     short = np.flatnonzero(np.diff(offsets) < 1)
     if len(short):
         raise DataError(f"offsets: trajectory {short[0]} at row {offsets[short[0]]} is empty; leave it out")
@@ -118,7 +123,8 @@ def check_rows(key: str, value: np.ndarray, rows: int) -> None:
 
 def on_device(data: Dataset) -> Dataset:
     """Return the dataset with every array on the device; extras stay where they are, no training reads them."""
-    return Dataset(*jax.tree.map(jnp.asarray, data[:-1]), data.extras)
+    arrays = jax.tree.map(jnp.asarray, data._replace(extras={}))
+    return arrays._replace(extras=data.extras)
 
 
 # ---------------------------------------------------------------------------------------------- rows and what follows them
@@ -196,7 +202,9 @@ def split_trajectories(data: Dataset, share: float, seed: int) -> tuple[np.ndarr
     """
     count = len(data.offsets) - 1
     if count < 2 or not 0.0 < share < 1.0:
-        raise DataError(f"split: {count} trajectories at a share of {share:g}; at least 2 and a share in (0, 1) are needed")
+        raise DataError(
+            f"split: {count} trajectories at a share of {share:g}; at least 2 and a share in (0, 1) are needed"
+        )
     held = min(max(1, round(share * count)), count - 1)
     order = np.random.default_rng([SPLIT, seed]).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])

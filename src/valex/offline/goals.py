@@ -61,7 +61,9 @@ class GoalSettings(NamedTuple):
 def check_law(law: GoalLaw) -> GoalLaw:
     """Return the law. Raises DataError where its probabilities cannot be."""
     if law.current < 0 or law.trajectory < 0 or law.current + law.trajectory > 1 + 1e-9:
-        raise DataError(f"goals: p_cur {law.current:g} and p_traj {law.trajectory:g} have to be >= 0 and at most 1 together")
+        raise DataError(
+            f"goals: p_cur {law.current:g} and p_traj {law.trajectory:g} have to be >= 0 and at most 1 together"
+        )
     return law
 
 
@@ -120,5 +122,7 @@ def desired_goals(data: Dataset) -> Array:
     """Return the goals that were pursued when the data were collected, [N, goal_dim]. Raises DataError if none were kept."""
     if "desired_goal" not in data.extras:
         kept = ", ".join(sorted(data.extras)) or "nothing"
-        raise DataError(f"goals: there are no desired_goal extras (there is {kept}); draw goals in hindsight with `relabel`")
+        raise DataError(
+            f"goals: there are no desired_goal extras (there is {kept}); draw goals in hindsight with `relabel`"
+        )
     return data.extras["desired_goal"]
