@@ -91,3 +91,11 @@ class ExplorationSettings:
     """Control steps until truncation (>= 1); None: the environment's default."""
     seed: int = 0
     """Seed of everything that is drawn (>= 0)."""
+
+
+GENERATORS: dict[str, type] = {
+    "pointmaze": PointMazeSettings,
+    "locomotion": LocomotionSettings,
+    "exploration": ExplorationSettings,
+}
+"""The settings of every generator, by its name in `tables.GENERATORS`."""

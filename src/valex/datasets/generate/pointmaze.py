@@ -79,11 +79,9 @@ class Walk:
 
     def episode(self, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Walk from a fresh start; return (positions and velocities [steps + 1, 2] float64, actions [steps, 2] float32)."""
-        import mujoco
-
         start = self.pick(self.free)
         goal = self.near(self.pick(self.ends_of(start)))
-        mujoco.mj_resetData(self.env.model, self.env.data)
+        need("mujoco").mj_resetData(self.env.model, self.env.data)
         self.env.set_state(self.near(start), np.zeros(2))
         positions, velocities, actions = [self.env.get_xy()], [np.zeros(2)], []
         direction = np.zeros(2)
@@ -144,7 +142,9 @@ def generate(settings: PointMazeSettings) -> list[tuple[Dataset, Card]]:
         "versions": installed_versions(),
         "notes": tuple(notes),
     }
-    how = f"the exact oracle of the map plus N(0, {settings.sigma:g}^2), clipped, by OGBench's rules for {settings.type}"
+    how = (
+        f"the exact oracle of the map plus N(0, {settings.sigma:g}^2), clipped, by OGBench's rules for {settings.type}"
+    )
     if settings.type == "explore":
         how = f"a random direction for {EXPLORE_STEPS} steps plus N(0, {settings.sigma:g}^2), clipped"
     return [(data, make_card(data, name, how, cells=((0, 1), walk.maze.unit), origin=origin))]

@@ -6,21 +6,14 @@ from typing import Any
 
 from valex.datasets.files import write
 from valex.fields import ConfigError
-from valex.settings.datasets import ExplorationSettings, LocomotionSettings, PointMazeSettings
 from valex.tables import FORMATS, GENERATORS, load
 
-SETTINGS: dict[str, type] = {
-    "pointmaze": PointMazeSettings,
-    "locomotion": LocomotionSettings,
-    "exploration": ExplorationSettings,
-}
 
+def generate(kind: str, settings: Any, out: Path | str | None = None, format: str = "native") -> list[Path]:
+    """Make and write; return where the datasets lie: `out`, or `out`/<name>-v0 where the settings stand for several.
 
-def generate(kind: str, settings: Any, out: Path | str, format: str = "native") -> list[Path]:
-    """Make and write; return where the datasets lie: `out`, or `out`/<name> where the settings stand for several.
-
-    The suffix of the format is added to `out` where it is missing. Raises ConfigError before anything is computed where the
-    settings or the format cannot be.
+    Without `out` it is runs/datasets/<name>-v0. The suffix of the format is added where it is missing.
+    Raises ConfigError before anything is computed where the settings or the format cannot be.
     """
     if kind not in GENERATORS:
         raise ConfigError(f"kind: {kind!r} is not known; choose one of {', '.join(GENERATORS)}")
@@ -28,10 +21,12 @@ def generate(kind: str, settings: Any, out: Path | str, format: str = "native") 
         raise ConfigError(f"format: {format!r} is not known; choose one of {', '.join(FORMATS)}")
     suffix = load(FORMATS, format).suffix
     sets = load(GENERATORS, kind)(settings)
-    out = Path(out)
-    several = len(sets) > 1
-    places = [(out / f"{card.name}-v0" if several else out, data, card) for data, card in sets]
-    return [write(_suffixed(place, suffix), data, card, format) for place, data, card in places]
+    folder = Path("runs/datasets") if out is None else Path(out)
+    named = out is None or len(sets) > 1
+    places = [folder / f"{card.name}-v0" if named else folder for _, card in sets]
+    return [
+        write(_suffixed(place, suffix), data, card, format) for place, (data, card) in zip(places, sets, strict=True)
+    ]
 
 
 def _suffixed(place: Path, suffix: str) -> Path:
