@@ -297,10 +297,7 @@ def doctor(arguments: list[str]) -> int:
 
 
 COMMANDS = {"train": train, "study": study, "report": report, "list": list_table, "doctor": doctor}
-ELSEWHERE = {
-    "diagnose": "valex.cli_diagnose",
-    "dataset": "valex.cli_dataset",
-}  # modules with a function of the command's name
+ELSEWHERE = {name: f"valex.cli_{name}" for name in ("diagnose", "dataset")}  # modules with a function of that name
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -138,6 +138,9 @@ def with_final(data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
 def without_final(rows: np.ndarray, final: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows that begin a step, rows that follow it), each [N, ...], of rows [N + E, ...] with final ones at `final`."""
     first = np.concatenate([[0], final[:-1] + 1])
+    if len(set(np.diff(final, prepend=-1).tolist())) == 1:  # equal lengths: two block copies, four times as fast
+        blocks = rows.reshape(len(final), -1, *rows.shape[1:])
+        return tuple(block.reshape(-1, *rows.shape[1:]) for block in (blocks[:, :-1], blocks[:, 1:]))  # pyright: ignore
     return np.delete(rows, final, axis=0), np.delete(rows, first, axis=0)
 
 

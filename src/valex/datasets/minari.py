@@ -5,6 +5,7 @@ makes an object an episode; here every array is read into its place in one flat 
 """
 
 import json
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def _episodes(h5py: Any, file: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
             raise DataError(f"{key}: missing in {names[0]}, which holds {', '.join(leaves) or 'nothing'}")
     if not any(leaf.split("/")[0] == "observations" for leaf in leaves):
         raise DataError(f"observations: missing in {names[0]}, which holds {', '.join(leaves)}")
-    arrays = {leaf: _column(h5py, file, names, leaf) for leaf in leaves}
+    found = _opened(h5py, file, names, leaves)
+    arrays = {leaf: _column(h5py, names, leaf, found[leaf]) for leaf in leaves}
     lengths = arrays["rewards"][1]
     for leaf, (_, counts) in arrays.items():
         expected = lengths + (leaf.split("/")[0] in ("observations", "infos"))
@@ -89,14 +91,21 @@ def _episodes(h5py: Any, file: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return {leaf: values for leaf, (values, _) in arrays.items()}, lengths
 
 
-def _column(h5py: Any, file: Any, names: list[str], leaf: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return one leaf of all episodes end to end, and its rows in each: by HDF5's own calls, into one array."""
-    path, sets = leaf.encode(), []
+def _opened(h5py: Any, file: Any, names: list[str], leaves: list[str]) -> dict[str, list]:
+    """Return every leaf of every episode, opened by HDF5's own calls; each episode is looked up once."""
+    found: dict[str, list] = {leaf: [] for leaf in leaves}
     for name in names:
-        try:
-            sets.append(h5py.h5d.open(file.id, f"{name}/".encode() + path))
-        except KeyError:
-            raise DataError(f"{leaf}: missing in {name}") from None
+        group = h5py.h5g.open(file.id, name.encode())
+        for leaf, sets in found.items():
+            try:
+                sets.append(h5py.h5d.open(group, leaf.encode()))
+            except KeyError:
+                raise DataError(f"{leaf}: missing in {name}") from None
+    return found
+
+
+def _column(h5py: Any, names: list[str], leaf: str, sets: list) -> tuple[np.ndarray, np.ndarray]:
+    """Return one leaf of all episodes end to end, read into one array, and its rows in each."""
     shapes = [s.shape for s in sets]
     odd = [i for i, shape in enumerate(shapes) if shape[1:] != shapes[0][1:] or not shape]
     if odd:
@@ -163,8 +172,11 @@ def _rescale(steps: dict[str, np.ndarray], metadata: dict, notes: list[str]) -> 
 def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     """Write the folder `part`, which `minari.load_dataset(name)` opens where MINARI_DATASETS_PATH is its parent."""
     h5py = need("h5py")
-    if "-v" not in name or not name.rsplit("-v", 1)[1].isdecimal():
-        raise ConfigError(f"{name}: Minari's names end in a version; name the folder {name}-v0")
+    if not re.fullmatch(r"[-_\w]+-v\d+", name):
+        right = re.sub(r"[^-_\w]", "_", re.sub(r"-v\d+$", "", name))
+        raise ConfigError(
+            f"{name}: Minari's names are letters, digits, - and _, then a version; name the folder {right}-v0"
+        )
     rows, final = with_final(data)
     (part / DATA).mkdir(parents=True)
     offsets = np.asarray(data.offsets)

@@ -41,10 +41,10 @@ def cell_entropy(states: np.ndarray, cell: float | np.ndarray) -> tuple[float, i
     return float(-np.sum(share * np.log(share))), len(share)
 
 
-def coverage(data: Dataset, seed: int, cells: tuple[tuple[int, ...], float] | None = None, most: int = 20_000) -> dict:
+def coverage(data: Dataset, seed: int, cells: tuple[tuple[int, ...], float] | None = None, most: int = 8_000) -> dict:
     """Return how a dataset covers its own states: median k-NN radius, and for `cells` = (dims, size) the occupancy.
 
-    Half of at most `most` random states are the reference, 1,000 of the others ask for the 10th nearest of them: the
+    Half of at most `most` random states are the reference, 500 of the others ask for the 10th nearest of them: the
     radius falls as states fill in, and for sets of one task it can be compared. Units: standard deviations of this set.
     """
     obs = np.asarray(data.obs)
@@ -52,7 +52,7 @@ def coverage(data: Dataset, seed: int, cells: tuple[tuple[int, ...], float] | No
     half = len(chosen) // 2
     found: dict = {}
     if half >= 10:
-        radii = knn_radius(obs[chosen[half:]][:1_000], obs[chosen[:half]], k=10)
+        radii = knn_radius(obs[chosen[half:]][:500], obs[chosen[:half]], k=10)
         found |= {"knn_radius": float(np.median(radii)), "knn_reference": half}
     if cells is not None:
         dims, size = cells

@@ -23,7 +23,7 @@ def generate(kind: str, settings: Any, out: Path | str | None = None, format: st
     sets = load(GENERATORS, kind)(settings)
     folder = Path("runs/datasets") if out is None else Path(out)
     named = out is None or len(sets) > 1
-    places = [folder / f"{card.name}-v0" if named else folder for _, card in sets]
+    places = [folder / f"{card.name.replace('.', '_')}-v0" if named else folder for _, card in sets]
     return [
         write(_suffixed(place, suffix), data, card, format) for place, (data, card) in zip(places, sets, strict=True)
     ]
