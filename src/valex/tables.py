@@ -122,6 +122,9 @@ GENERATORS = {
     "exploration": Entry(
         "valex.datasets.generate.exploration:generate", "novelty alone (RND), rewards put on afterwards"
     ),
+    "manipulation": Entry(
+        "valex.datasets.generate.manipulation:generate", "OGBench's cube and scene by its scripted oracles", "offline"
+    ),
 }
 
 

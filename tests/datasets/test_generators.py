@@ -16,7 +16,7 @@ from valex.fields import ConfigError
 from valex.offline.coverage import trajectory_returns
 from valex.offline.data import check
 from valex.settings import datasets as settings
-from valex.settings.datasets import ExplorationSettings, LocomotionSettings, PointMazeSettings
+from valex.settings.datasets import ExplorationSettings, LocomotionSettings, ManipulationSettings, PointMazeSettings
 from valex.tables import GENERATORS, load
 
 LOCOMOTION = LocomotionSettings(
@@ -24,6 +24,7 @@ LOCOMOTION = LocomotionSettings(
     collect_envs=2, episode_length=25, reference_episodes=2,
 )  # fmt: skip
 SMALL = {
+    "manipulation": ManipulationSettings(episodes=2, steps=25),
     "pointmaze": PointMazeSettings("medium", episodes=4, steps=30),
     "locomotion": replace(LOCOMOTION, type="medium"),
     "exploration": ExplorationSettings(
@@ -37,7 +38,7 @@ SMALL = {
         episode_length=25,
     ),
 }
-NEEDS = {"pointmaze": "ogbench", "exploration dm_control": "dm_control"}
+NEEDS = {"pointmaze": "ogbench", "manipulation": "ogbench", "exploration dm_control": "dm_control"}
 
 
 def make(kind: str, chosen):
@@ -66,7 +67,7 @@ def test_every_generator_has_settings_and_a_small_set():
     assert set(settings.GENERATORS) == set(GENERATORS) == set(SMALL)
 
 
-@pytest.mark.parametrize("kind", ["pointmaze", "exploration"])
+@pytest.mark.parametrize("kind", ["pointmaze", "exploration", "manipulation"])
 def test_the_same_seed_makes_the_same_data_and_another_does_not(kind, request):
     chosen = replace(SMALL[kind], seed=5)
     data, card = request.getfixturevalue("explored") if kind == "exploration" else make(kind, chosen)[0]
@@ -218,6 +219,29 @@ def test_dm_control_explored_on_the_host():
     assert set(data.extras) == {"physics", "next_physics"}
     assert data.extras["physics"].dtype == np.float64
     assert any("position, velocity" in note for note in card.notes)
+
+
+@pytest.mark.parametrize(("env", "dims"), [("cube-single", 28), ("scene", 40)])
+def test_scripted_oracles_move_what_they_are_to_move(env, dims):
+    pytest.importorskip("ogbench", reason="pip install 'valex[offline]'")
+    state = np.random.get_state()[1].copy()
+    chosen = ManipulationSettings(env, "noisy", sigma=0.1, random_actions=0.1, episodes=1, steps=120, seed=1)
+    data, card = load(GENERATORS, "manipulation")(chosen)[0]
+    assert (np.random.get_state()[1] == state).all()  # the oracles draw from numpy's global generator
+    assert data.obs.shape == (120, dims) and data.action.shape == (120, 5)
+    assert set(data.extras) >= {"qpos", "qvel", "next_qpos", "next_qvel"}
+    assert ("button_states" in data.extras) == (env == "scene")
+    arm = data.extras["qpos"][:, :6]
+    assert np.abs(arm[-1] - arm[0]).max() > 0.05
+    assert card.env["kwargs"]["mode"] == "data_collection"
+
+
+def test_the_plan_of_the_cube_carries_it():
+    pytest.importorskip("ogbench", reason="pip install 'valex[offline]'")
+    data = load(GENERATORS, "manipulation")(ManipulationSettings(episodes=1, steps=150, sigma=0.0))[0][0]
+    cube = data.extras["qpos"][:, 14:17]
+    assert cube[:, 2].max() > cube[0, 2] + 0.05  # lifted, m
+    assert np.linalg.norm(cube[-1, :2] - cube[0, :2]) > 0.02
 
 
 def test_novelty_falls_where_the_explorer_has_been():

@@ -7,6 +7,8 @@ Maze = Literal["medium", "large"]
 Visits = Literal["navigate", "stitch", "explore", "path"]
 Quality = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "noise", "all"]
 Explorer = Literal["ddpg", "sac"]
+Table = Literal["cube-single", "scene"]
+Script = Literal["play", "noisy"]
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,30 @@ class ExplorationSettings:
     """Seed of everything that is drawn (>= 0)."""
 
 
+@dataclass(frozen=True)
+class ManipulationSettings:
+    """OGBench's robot arm, worked by OGBench's own scripted oracles."""
+
+    env: Table = "cube-single"
+    """What stands on the table: one cube; scene: a cube, two buttons, a drawer and a window."""
+    type: Script = "play"
+    """play: plans with correlated noise; noisy: a closed loop with noise on its actions."""
+    sigma: float = 0.1
+    """Level of the noise, of a plan or, drawn up to it for each episode, of the actions (>= 0)."""
+    random_actions: float = 0.0
+    """Share of actions that are uniformly random, in [0, 1]."""
+    episodes: int = 1_000
+    """Trajectories (>= 1)."""
+    steps: int = 1_000
+    """Transitions of each (>= 1)."""
+    seed: int = 0
+    """Seed of everything that is drawn (>= 0)."""
+
+
 GENERATORS: dict[str, type] = {
     "pointmaze": PointMazeSettings,
     "locomotion": LocomotionSettings,
     "exploration": ExplorationSettings,
+    "manipulation": ManipulationSettings,
 }
 """The settings of every generator, by its name in `tables.GENERATORS`."""
