@@ -13,6 +13,7 @@ from valex.offline.data import (
     mask,
     nested_subsets,
     next_rows,
+    on_device,
     sample_rows,
     sarsa_rows,
     split_trajectories,
@@ -46,6 +47,13 @@ def test_transitions_are_the_rows():
     assert np.asarray(batch.obs).tolist() == [[2, 2], [0, 3]]
     assert np.asarray(batch.terminated).tolist() == [True, False]
     assert np.asarray(batch.truncated).tolist() == [False, True]
+
+
+def test_on_the_device_nothing_changes_and_extras_stay_where_they_are():
+    data = numbered(extras=True)
+    there = on_device(data)
+    assert isinstance(there.obs, jax.Array) and isinstance(there.extras["qpos"], np.ndarray)
+    assert same(there, data)
 
 
 def test_minibatches_are_uniform_and_come_from_the_rows_asked_for():

@@ -91,6 +91,13 @@ def test_reward_and_mask_are_those_of_the_value_goal_by_index():
     assert (np.asarray(positive.reward) == success).all()
 
 
+def test_the_final_state_is_no_success_of_the_last_row():
+    """Its goal shares the row's index; it is the state behind it."""
+    batch = relabel(jax.random.key(0), numbered(), np.array([3, 13]), GoalSettings(VALUE_LAWS["crl"]))
+    assert np.asarray(batch.value_goals).tolist() == [[0, 4], [3, 6]]
+    assert np.asarray(batch.reward).tolist() == [-1, -1] and np.asarray(batch.mask).tolist() == [1, 1]
+
+
 def test_value_and_actor_goals_are_independent_draws():
     data = numbered((40,), ())
     batch = relabel(jax.random.key(0), data, np.zeros(20_000, int), GoalSettings(GoalLaw(0, 1, False)))
