@@ -64,4 +64,6 @@ def test_coverage_of_a_dataset_names_its_cells():
     assert found["cells_occupied"] == 10
     assert found["cell_entropy"] == pytest.approx(math.log(10))
     assert found["knn_radius"] > 0
+    wider = data._replace(obs=3 * data.obs)
+    assert coverage(wider, 0)["knn_radius"] == pytest.approx(3 * found["knn_radius"])  # in the units of obs
     assert found == coverage(data, 0, ((0,), 1.0))

@@ -42,17 +42,18 @@ def cell_entropy(states: np.ndarray, cell: float | np.ndarray) -> tuple[float, i
 
 
 def coverage(data: Dataset, seed: int, cells: tuple[tuple[int, ...], float] | None = None, most: int = 8_000) -> dict:
-    """Return how a dataset covers its own states: median k-NN radius, and for `cells` = (dims, size) the occupancy.
+    """Return how widely a dataset's states are spread: median k-NN radius, and for `cells` = (dims, size) the occupancy.
 
-    Half of at most `most` random states are the reference, 500 of the others ask for the 10th nearest of them: the
-    radius falls as states fill in, and for sets of one task it can be compared. Units: standard deviations of this set.
+    Of at most `most` random states half are the reference, 500 of the others ask for the 10th nearest of them, in the units
+    of obs: the wider the states, the larger. It compares sets of one task with equal `knn_reference`; how near a dataset is to
+    the states of a policy is `knn_radius` of those states.
     """
     obs = np.asarray(data.obs)
     chosen = np.random.default_rng(seed).permutation(len(obs))[:most]
     half = len(chosen) // 2
     found: dict = {}
     if half >= 10:
-        radii = knn_radius(obs[chosen[half:]][:500], obs[chosen[:half]], k=10)
+        radii = knn_radius(obs[chosen[half:]][:500], obs[chosen[:half]], k=10, scale=np.ones(obs.shape[1]))
         found |= {"knn_radius": float(np.median(radii)), "knn_reference": half}
     if cells is not None:
         dims, size = cells
