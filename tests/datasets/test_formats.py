@@ -242,3 +242,22 @@ def test_a_kill_leaves_the_dataset_that_was_there(name, tmp_path):
     process.wait()
     assert same(read(path)[0], data)
     json.dumps(read(path)[1].sizes)
+
+
+def test_native_arrays_are_mapped_and_the_file_is_not_written_through_them(tmp_path):
+    from safetensors.numpy import load_file
+
+    from valex.datasets.native import ARRAYS, TYPES, mapped
+
+    data = numbered(extras=True)
+    path = write(tmp_path / "set", data, card_of(data))
+    theirs, ours = load_file(path / ARRAYS), mapped(path / ARRAYS)
+    assert set(theirs) == set(ours) and all((theirs[name] == ours[name]).all() for name in theirs)
+    back = read(path)[0]
+    back.reward[:] = 7.0
+    assert same(read(path)[0], data)
+    every = {name: np.arange(3).astype(kind) for name, kind in TYPES.items()}
+    from safetensors.numpy import save_file
+
+    save_file(every, tmp_path / "types")
+    assert all((mapped(tmp_path / "types")[name] == every[name]).all() for name in every)
