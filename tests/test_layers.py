@@ -32,6 +32,8 @@ LAYERS = [
         "arguments",
         "diagnose",
         "cli_diagnose",
+        "cli_dataset",
+        "datasets",
         "studies",
         "report",
         "cli",
