@@ -25,10 +25,10 @@ from common import footer, header, interleave, paired, ratio, show
 from loops import loop, timer
 
 from valex.device import cpu_threads, set_up_jax
-from valex.offline.batch import Batch, Dims
+from valex.offline.batch import Batch, Dims, uniform_rows
 from valex.offline.data import Dataset
 from valex.offline.extraction import make_ddpg_bc
-from valex.offline.train import make_phase, start_phase, uniform_rows
+from valex.offline.train import make_phase, start_phase
 from valex.offline.values import make_iql
 from valex.settings.offline import DDPGBCConfig, IQLConfig
 

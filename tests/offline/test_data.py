@@ -10,15 +10,12 @@ from valex.offline.data import (
     DataError,
     check,
     from_arrays,
-    mask,
-    nested_subsets,
-    next_rows,
     on_device,
-    sample_rows,
-    sarsa_rows,
+    permuted,
+    prefix,
+    prefix_rows,
     split_trajectories,
     take_trajectories,
-    transitions,
 )
 
 
@@ -26,27 +23,6 @@ def test_flags_follow_from_terminated_and_offsets():
     data = numbered()
     assert np.flatnonzero(data.terminated).tolist() == [4, 7]
     assert np.flatnonzero(data.truncated).tolist() == [3, 13]
-    assert np.asarray(mask(data)).tolist() == [0.0 if i in (4, 7) else 1.0 for i in range(14)]
-
-
-def test_next_row_never_crosses_the_end_of_a_trajectory():
-    data = numbered()
-    row, valid = (np.asarray(x) for x in next_rows(data))
-    assert np.flatnonzero(~valid).tolist() == [3, 4, 7, 13]
-    assert (data.obs[row][valid] == data.next_obs[valid]).all()
-    assert (row[~valid] == np.flatnonzero(~valid)).all()
-
-
-def test_sarsa_drops_the_last_row_of_a_truncated_trajectory_and_keeps_a_terminated_one():
-    assert sarsa_rows(numbered()).tolist() == [i for i in range(14) if i not in (3, 13)]
-
-
-def test_transitions_are_the_rows():
-    data = numbered()
-    batch = transitions(data, np.array([7, 3]))
-    assert np.asarray(batch.obs).tolist() == [[2, 2], [0, 3]]
-    assert np.asarray(batch.terminated).tolist() == [True, False]
-    assert np.asarray(batch.truncated).tolist() == [False, True]
 
 
 def test_on_the_device_nothing_changes_and_extras_stay_where_they_are():
@@ -54,16 +30,6 @@ def test_on_the_device_nothing_changes_and_extras_stay_where_they_are():
     there = on_device(data)
     assert isinstance(there.obs, jax.Array) and isinstance(there.extras["qpos"], np.ndarray)
     assert same(there, data)
-
-
-def test_minibatches_are_uniform_and_come_from_the_rows_asked_for():
-    drawn = np.asarray(jax.jit(sample_rows, static_argnums=(1, 2))(jax.random.key(0), 70_000, 7))
-    assert (np.abs(np.bincount(drawn, minlength=7) / 70_000 - 1 / 7) < 0.006).all()  # 4.5 standard errors
-    rows = np.array([2, 5, 11])
-    some = np.asarray(sample_rows(jax.random.key(1), 30_000, rows))
-    assert (np.abs(np.bincount(some, minlength=12)[rows] / 30_000 - 1 / 3) < 0.013).all()
-    assert set(some) == set(rows)
-    assert (np.asarray(sample_rows(jax.random.key(1), 30_000, rows)) == some).all()
 
 
 def test_taking_all_trajectories_changes_nothing_and_some_keep_their_rows():
@@ -83,31 +49,37 @@ def test_taking_all_trajectories_changes_nothing_and_some_keep_their_rows():
     seed=st.integers(0, 2**31),
 )
 def test_subsets_are_nested_whole_and_no_larger_than_needed(lengths, shares, seed):
-    data = numbered(lengths, ())
+    data = permuted(numbered(lengths, ()), seed)
+    check(data)
     sizes = tuple(sorted(max(1, int(share * sum(lengths))) for share in shares))
-    chosen = nested_subsets(data, sizes, seed)
-    for size, which in zip(sizes, chosen, strict=True):
-        rows = np.asarray(lengths)[which]
-        assert rows.sum() >= size
-        assert rows.sum() - rows.max() < size or len(which) == 1
-        assert (np.diff(which) > 0).all()
-    for small, large in zip(chosen, chosen[1:], strict=False):
-        assert set(small) <= set(large)
-    everything = nested_subsets(data, (sum(lengths),), seed)[0]
-    assert same(take_trajectories(data, everything), data)
+    chosen = prefix_rows(data, sizes)
+    assert list(chosen) == sorted(chosen)  # prefixes of one order are nested
+    for size, rows in zip(sizes, chosen, strict=True):
+        part = prefix(data, size)
+        check(part)
+        assert len(part.obs) == rows >= size and (part.obs == data.obs[:rows]).all()
+        last = np.diff(part.offsets)[-1]
+        assert rows - last < size
+        seen, counts = np.unique(part.obs[:, 0].astype(int), return_counts=True)
+        assert (counts == np.asarray(lengths)[seen]).all()  # trajectories are whole
+    assert prefix_rows(data, (sum(lengths),)) == (sum(lengths),)
 
 
-def test_subsets_depend_on_the_seed_alone():
-    data = numbered((1,) * 50, ())
-    a, b, c = (nested_subsets(data, (10,), seed)[0] for seed in (0, 0, 1))
-    assert (a == b).all()
-    assert set(a) != set(c)
+def test_the_order_holds_every_trajectory_once_and_depends_on_the_seed_alone():
+    lengths = tuple(range(1, 31))
+    data = numbered(lengths, (3, 7), extras=True)
+    a, b, c = (permuted(data, seed) for seed in (0, 0, 1))
+    assert same(a, b) and not same(a, c)
+    order = a.obs[np.asarray(a.offsets)[:-1], 0].astype(int)
+    assert sorted(order) == list(range(30)) and order.tolist() != list(range(30))
+    assert same(take_trajectories(a, np.argsort(order)), data)
+    assert (split_trajectories(data, 0.5, 0)[0] != np.sort(order[15:])).any()  # a stream of its own
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (15,)])
 def test_subsets_refuse_sizes_that_cannot_be(sizes):
     with pytest.raises(DataError, match=r"sizes: .*1\.\.14"):
-        nested_subsets(numbered(), sizes, 0)
+        prefix_rows(numbered(), sizes)
 
 
 def test_the_split_parts_the_trajectories():

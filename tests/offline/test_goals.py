@@ -1,32 +1,38 @@
-"""Goals are drawn as the formulas say: histograms against closed forms, and rewards by index."""
+"""Goals are drawn as the formulas say: histograms against closed forms, rewards by index, nothing beyond the rows given."""
+
+from typing import get_args
 
 import jax
 import numpy as np
 import pytest
 from trajectories import numbered
 
-from valex.offline.data import DataError
+from valex.offline.batch import uniform_rows
+from valex.offline.data import DataError, on_device, permuted, prefix_rows
 from valex.offline.goals import (
     ACTOR_LAWS,
     VALUE_LAWS,
     GoalLaw,
     GoalRows,
-    GoalSettings,
     desired_goals,
     draw_goals,
     goal_obs,
-    relabel,
+    make_goal_rows,
+    policy_sampler,
+    value_sampler,
 )
+from valex.settings.offline import ActorGoals, AWRConfig, CRLConfig, IQLConfig, ValueGoals
 
 DRAWS = 200_000
 GAMMA = 0.7
+DRAW = jax.jit(draw_goals, static_argnums=(1, 5))
 
 
 def shares(law: GoalLaw, row: int) -> np.ndarray:
     """Return the measured shares of the states of the dataset, [15 + 4]: rows 0..13, then the finals of trajectories 0..3."""
     data = numbered()
     rows = np.full(DRAWS, row)
-    drawn = jax.jit(draw_goals, static_argnums=(1, 4))(jax.random.key(row), law, rows, data.offsets, GAMMA)
+    drawn = DRAW(jax.random.key(row), law, rows, data.offsets, 14, GAMMA)
     trajectory = np.searchsorted(data.offsets, np.asarray(drawn.row), side="right") - 1
     state = np.where(drawn.final, 14 + trajectory, drawn.row)
     return np.bincount(state, minlength=18) / DRAWS
@@ -74,36 +80,73 @@ def test_far_rows_keep_their_uniform_law():
     start = 2**25
     offsets = np.array([0, start, start + 5], np.int32)
     rows = np.full(DRAWS, start)
-    drawn = draw_goals(jax.random.key(0), GoalLaw(0.0, 1.0, False), rows, offsets, GAMMA)
+    drawn = draw_goals(jax.random.key(0), GoalLaw(0.0, 1.0, False), rows, offsets, start + 5, GAMMA)
     state = np.asarray(drawn.row) - start + np.asarray(drawn.final)
     assert np.bincount(state, minlength=6) / DRAWS == pytest.approx([0, 1 / 8, 1 / 4, 1 / 4, 1 / 4, 1 / 8], abs=0.006)
 
 
-def test_reward_and_mask_are_those_of_the_value_goal_by_index():
-    data = numbered((6, 6), ())
-    same_place = data._replace(obs=np.zeros_like(data.obs), next_obs=np.zeros_like(data.next_obs))  # all states equal
-    rows = np.zeros(20_000, int) + 2
-    batch = relabel(jax.random.key(0), same_place, rows, GoalSettings(VALUE_LAWS["gciql"]))
-    success = np.asarray(batch.mask) == 0
-    assert np.mean(success) == pytest.approx(0.2 + 0.3 / 12, abs=0.015)  # p_cur, and row 2 at random
-    assert (np.asarray(batch.reward) == np.where(success, 0.0, -1.0)).all()
-    positive = relabel(jax.random.key(0), same_place, rows, GoalSettings(VALUE_LAWS["gciql"], negative=False))
-    assert (np.asarray(positive.reward) == success).all()
+def rows_of(batch) -> np.ndarray:
+    """Return the rows [B] of `numbered` that a batch was drawn at."""
+    obs = np.asarray(batch.obs).astype(int)
+    return np.asarray(numbered().offsets)[obs[:, 0]] + obs[:, 1]
+
+
+@pytest.mark.parametrize("reward", ["cost", "bonus"])
+def test_reward_and_end_are_those_of_the_goal_by_index(reward):
+    """On states that are all equal a success is still the row itself, and what ended the task ends nothing."""
+    data = on_device(numbered((6, 6), (0, 1)))
+    same_place = data._replace(obs=0 * data.obs, next_obs=0 * data.next_obs)
+    batch = make_goal_rows(VALUE_LAWS["gciql"], GAMMA, reward)(same_place, jax.random.key(0), 20_000, np.int32(12))
+    success = np.asarray(batch.terminated)
+    assert np.mean(success) == pytest.approx(0.2 + 0.3 / 12, abs=0.015)  # p_cur, and the row itself at random
+    assert (np.asarray(batch.reward) == np.where(success, 0.0, -1.0) + (reward == "bonus")).all()
 
 
 def test_the_final_state_is_no_success_of_the_last_row():
     """Its goal shares the row's index; it is the state behind it."""
-    batch = relabel(jax.random.key(0), numbered(), np.array([3, 13]), GoalSettings(VALUE_LAWS["crl"]))
-    assert np.asarray(batch.value_goals).tolist() == [[0, 4], [3, 6]]
-    assert np.asarray(batch.reward).tolist() == [-1, -1] and np.asarray(batch.mask).tolist() == [1, 1]
+    sample = make_goal_rows(VALUE_LAWS["crl"], GAMMA)
+    batch = sample(on_device(numbered()), jax.random.key(0), 500, np.int32(14))
+    at_the_end = np.isin(rows_of(batch), [3, 4, 7, 13])
+    assert at_the_end.any() and (np.asarray(batch.goal) == np.asarray(batch.next_obs))[at_the_end].all()
+    assert (np.asarray(batch.reward) == -1).all() and not np.asarray(batch.terminated).any()
 
 
-def test_value_and_actor_goals_are_independent_draws():
-    data = numbered((40,), ())
-    batch = relabel(jax.random.key(0), data, np.zeros(20_000, int), GoalSettings(GoalLaw(0, 1, False)))
-    value, actor = np.asarray(batch.value_goals)[:, 1], np.asarray(batch.actor_goals)[:, 1]
-    assert abs(np.corrcoef(value, actor)[0, 1]) < 0.04
-    assert not (value == actor).all()
+def test_a_batch_with_goals_is_the_rows_otherwise():
+    data = on_device(numbered())
+    batch = make_goal_rows(VALUE_LAWS["gciql"], GAMMA)(data, jax.random.key(0), 200, np.int32(14))
+    rows = rows_of(batch)
+    for name in ("action", "next_obs"):
+        assert (np.asarray(getattr(batch, name)) == np.asarray(getattr(data, name))[rows]).all()
+    assert (np.asarray(batch.has_next) == ~np.isin(rows, [3, 4, 7, 13])).all()
+
+
+@pytest.mark.parametrize("law", [*VALUE_LAWS.values(), *ACTOR_LAWS.values()])
+def test_rows_and_goals_come_from_the_prefix_alone(law):
+    data = permuted(numbered((5,) * 8, ()), 3)
+    (rows,) = prefix_rows(data, (12,))
+    batch = make_goal_rows(law, GAMMA)(on_device(data), jax.random.key(0), 3_000, np.int32(rows))
+    allowed = set(data.obs[:rows, 0])
+    assert rows == 15 and len(allowed) == 3
+    assert set(np.asarray(batch.obs)[:, 0]) == set(np.asarray(batch.goal)[:, 0]) == allowed
+
+
+def test_configs_name_the_laws():
+    assert set(get_args(ValueGoals)) - {"none"} == set(VALUE_LAWS)
+    assert set(get_args(ActorGoals)) - {"none"} == set(ACTOR_LAWS)
+    assert value_sampler(IQLConfig()) is policy_sampler(AWRConfig()) is uniform_rows
+
+
+def test_values_and_policies_draw_by_laws_of_their_own():
+    """CRL's goals are near by its gamma, a policy's uniform over what is left; neither reads the other's."""
+    data = on_device(numbered((100,), ()))
+    value, policy = value_sampler(CRLConfig(gamma=0.5)), policy_sampler(AWRConfig(goals="navigate"))
+    ahead = []
+    for sample in (value, policy):
+        batch = sample(data, jax.random.key(0), 4_000, np.int32(100))
+        early = np.asarray(batch.obs)[:, 1] < 50
+        ahead.append((np.asarray(batch.goal) - np.asarray(batch.obs))[early, 1].mean())
+    assert ahead[0] == pytest.approx(2.0, abs=0.15)  # Geom(0.5) on {1, 2, ...}
+    assert ahead[1] == pytest.approx(38.0, abs=1.5)  # from row i on average (1 + 100 - i) / 2, i below 50
 
 
 def test_a_final_goal_is_the_final_observation():
@@ -112,23 +155,12 @@ def test_a_final_goal_is_the_final_observation():
     assert np.asarray(goals).tolist() == [[0, 3], [0, 4]]
 
 
-def test_relabelling_compiles_once_for_all_keys():
-    data, traces = numbered(), []
-
-    def counted(key, rows):
-        traces.append(1)
-        return relabel(key, data, rows, GoalSettings())
-
-    compiled = jax.jit(counted)
-    for seed in range(3):
-        compiled(jax.random.key(seed), np.arange(8))
-    assert len(traces) == 1
-
-
 def test_laws_that_cannot_be_are_refused():
     for law in (GoalLaw(0.6, 0.6, True), GoalLaw(-0.1, 0.5, True)):
         with pytest.raises(DataError, match="^goals: p_cur"):
-            draw_goals(jax.random.key(0), law, np.zeros(1, int), np.array([0, 1]), GAMMA)
+            make_goal_rows(law)
+        with pytest.raises(DataError, match="^goals: p_cur"):
+            draw_goals(jax.random.key(0), law, np.zeros(1, int), np.array([0, 1]), 1, GAMMA)
 
 
 def test_goals_are_refused_where_there_are_none():

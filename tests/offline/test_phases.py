@@ -10,21 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from valex import replay
-from valex.offline.batch import Batch, Dims
+from valex.offline.batch import Dims, batch_at, uniform_rows
 from valex.offline.data import Dataset
-from valex.offline.extraction import make_awr, make_ddpg_bc
-from valex.offline.train import (
-    batch_at,
-    make_continuation,
-    make_phase,
-    mixed_rows,
-    online_rows,
-    start_phase,
-    uniform_rows,
-)
-from valex.offline.values import make_crl, make_iql
+from valex.offline.extraction import make_ddpg_bc
+from valex.offline.train import make_continuation, make_phase, mixed_rows, online_rows, start_phase
+from valex.offline.values import make_iql
 from valex.settings import offline as settings
-from valex.settings.offline import AWRConfig, CRLConfig, DDPGBCConfig, IQLConfig
+from valex.settings.offline import DDPGBCConfig, IQLConfig
 from valex.types import Transition
 
 N, LENGTH, DIMS = 40, 10, Dims(2, 1)
@@ -147,24 +139,6 @@ def test_a_policy_phase_reads_the_value_and_leaves_it():
     before = jax.tree.map(np.asarray, frozen)
     EXTRACT(start_phase(POLICY.init, 0, N), data, (frozen,), 5)
     same(frozen, before)
-
-
-def test_goals_come_from_the_sampler():
-    """A phase of CRL and AWR whose sampler relabels: the goal of a row is the last row of its trajectory."""
-    dims = Dims(2, 1, 2)
-
-    def to_the_end(data: Dataset, key, batch_size: int, rows) -> Batch:
-        batch = uniform_rows(data, key, batch_size, rows)
-        number = jnp.round(batch.obs[:, 0] * N).astype(int)
-        return batch._replace(goal=data.obs[number // LENGTH * LENGTH + LENGTH - 1])
-
-    value = make_crl(CRLConfig(**TINY, layer_norm=False, latent=4), dims)
-    policy = make_awr(AWRConfig(**TINY), dims, value)
-    learned, metrics = make_phase(value.update, to_the_end, 16)(start_phase(value.init, 0, N), dataset(), (), 20)
-    assert np.isfinite(float(metrics["value/q_loss"]))
-    extract = make_phase(policy.update, to_the_end, 16)
-    _, metrics = extract(start_phase(policy.init, 0, N), dataset(), (learned.learner,), 5)
-    assert 0.0 < float(metrics["policy/ess_share"]) <= 1.0
 
 
 # ------------------------------------------------------------------------------------------------------ from offline to online

@@ -161,8 +161,6 @@ def test_ttt_needs_a_gaussian():
     value = exact_value(0.0)
     with pytest.raises(ValueError, match="Gaussian"):
         make_ttt(TTTConfig(), DIMS, make_sfbc(SfBCConfig(hidden=(8,)), DIMS, value), value)
-    with pytest.raises(ValueError, match="dataset_share"):
-        make_ttt(TTTConfig(dataset_share=1.5), DIMS, make_bc(LINEAR, DIMS), value)
 
 
 def test_every_test_time_config_is_used_here():

@@ -247,5 +247,3 @@ def test_every_registered_value_keeps_the_contract(name):
 
 def test_configs_and_table_agree():
     assert set(VALUES) == set(VALUE_CONFIGS)
-    with pytest.raises(ValueError, match="expectile"):
-        make_iql(IQLConfig(expectile=1.0), DIMS)

@@ -1,4 +1,4 @@
-"""THE dataset record: trajectories end to end, as a struct of arrays, and what is drawn from it.
+"""THE dataset record: trajectories end to end, as a struct of arrays; its checks, and subsets of whole trajectories.
 
 Rows are transitions. Every trajectory ends in exactly one row that terminated or was truncated, and no other row is
 flagged, so that a row is followed by the next one unless it is flagged. Arrays may be of numpy or on the device.
@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from valex.types import Array, Transition
 
 Rows = Any  # an array of numpy, or one on the device
 BOX_SLACK = 1e-6  # how far beyond [-1, 1] an action may be and still count as rounded
@@ -127,43 +125,6 @@ def on_device(data: Dataset) -> Dataset:
     return arrays._replace(extras=data.extras)
 
 
-# ---------------------------------------------------------------------------------------------- rows and what follows them
-
-
-def mask(data: Dataset) -> Array:
-    """Return 1 - terminated, [N] float32: 0 where nothing is bootstrapped."""
-    return 1.0 - jnp.asarray(data.terminated, jnp.float32)
-
-
-def next_rows(data: Dataset) -> tuple[Array, Array]:
-    """Return (row, valid): where the next obs and action of each row stand, [N] int32, and whether there is such a row.
-
-    Never crosses the end of a trajectory: there `row` is the row itself and `valid` False.
-    """
-    valid = ~(jnp.asarray(data.terminated) | jnp.asarray(data.truncated))
-    return jnp.arange(len(data.obs), dtype=jnp.int32) + valid, valid
-
-
-def sarsa_rows(data: Dataset) -> np.ndarray:
-    """Return the rows that SARSA may learn from, [<= N] int32: all but the last of a truncated trajectory.
-
-    That one has no next action; where the task terminated none is needed (spec V1: drop it unless its mask is 0).
-    """
-    return np.flatnonzero(~np.asarray(data.truncated)).astype(np.int32)
-
-
-def transitions(data: Dataset, rows: Array) -> Transition:
-    """Return the steps at `rows` [B], leaves [B, ...]."""
-    return Transition(*(jnp.asarray(getattr(data, key))[rows] for key in ROWS))
-
-
-def sample_rows(key: Array, batch: int, rows: Array | int) -> Array:
-    """Draw `batch` rows uniformly with replacement, [batch] int32: of 0 .. rows - 1, or of the rows in an array."""
-    if isinstance(rows, int):
-        return jax.random.randint(key, (batch,), 0, rows, jnp.int32)
-    return jnp.asarray(rows)[jax.random.randint(key, (batch,), 0, len(rows), jnp.int32)]
-
-
 # ----------------------------------------------------------------------------------------------------- whole trajectories
 
 
@@ -181,18 +142,35 @@ def take_trajectories(data: Dataset, which: np.ndarray) -> Dataset:
     return Dataset(**parts, offsets=np.concatenate([[0], ends]).astype(np.int32), extras=extras)
 
 
-def nested_subsets(data: Dataset, sizes: tuple[int, ...], seed: int) -> list[np.ndarray]:
-    """Return for every size (transitions) the trajectories of a subset, each within every larger one.
+def permuted(data: Dataset, seed: int) -> Dataset:
+    """Return the trajectories in an order drawn by `seed`, in a stream of its own that no training reads.
 
-    ONE permutation of the trajectories, by `seed` in a stream of its own: a subset is its shortest prefix with at least
-    so many rows. The indices are sorted, so the subset of all rows is the dataset itself. Raises DataError.
+    Every subset of whole trajectories is then a prefix of rows, each within every larger one, whoever trains on it: a value
+    and a policy that are given equally many rows see the same ones. Those rows: `prefix_rows`.
     """
-    offsets = np.asarray(data.offsets)
-    if not sizes or min(sizes) < 1 or max(sizes) > offsets[-1]:
-        raise DataError(f"sizes: {sizes} are not all in 1..{offsets[-1]}, the transitions that there are")
-    order = np.random.default_rng([SUBSETS, seed]).permutation(len(offsets) - 1)
-    reached = np.cumsum(np.diff(offsets)[order])
-    return [np.sort(order[: np.searchsorted(reached, size) + 1]) for size in sizes]
+    return take_trajectories(data, shuffled(SUBSETS, seed, len(data.offsets) - 1))
+
+
+def shuffled(stream: int, seed: int, count: int) -> np.ndarray:
+    """Return 0 .. count - 1 in an order drawn by `seed` of a stream, [count] int."""
+    return np.random.default_rng([stream, seed]).permutation(count)
+
+
+def prefix_rows(data: Dataset, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return for every size the rows of the shortest prefix of whole trajectories with at least so many transitions.
+
+    Raises DataError unless all sizes are in 1 .. N.
+    """
+    ends = np.asarray(data.offsets)[1:]
+    if not sizes or min(sizes) < 1 or max(sizes) > ends[-1]:
+        raise DataError(f"sizes: {sizes} are not all in 1..{ends[-1]}, the transitions that there are")
+    return tuple(int(ends[np.searchsorted(ends, size)]) for size in sizes)
+
+
+def prefix(data: Dataset, size: int) -> Dataset:
+    """Return the dataset of those first trajectories alone. Raises DataError as `prefix_rows`."""
+    (rows,) = prefix_rows(data, (size,))
+    return take_trajectories(data, np.arange(np.searchsorted(np.asarray(data.offsets), rows)))
 
 
 def split_trajectories(data: Dataset, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -206,5 +184,5 @@ def split_trajectories(data: Dataset, share: float, seed: int) -> tuple[np.ndarr
             f"split: {count} trajectories at a share of {share:g}; at least 2 and a share in (0, 1) are needed"
         )
     held = min(max(1, round(share * count)), count - 1)
-    order = np.random.default_rng([SPLIT, seed]).permutation(count)
+    order = shuffled(SPLIT, seed, count)
     return np.sort(order[held:]), np.sort(order[:held])

@@ -4,12 +4,16 @@ States are counted per trajectory: its rows, and behind the last one the final o
 goals reach it as in OGBench's compact datasets (impls/utils/datasets.py, GCDataset).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from valex.offline.batch import Batch, batch_at, uniform_rows
 from valex.offline.data import DataError, Dataset
+from valex.replay import draw_below
+from valex.settings.offline import GoalReward, PolicyConfig, ValueConfig
 from valex.types import Array
 
 
@@ -40,24 +44,6 @@ class GoalRows(NamedTuple):
     final: Array  # [B] bool, the goal is the successor of that row, the final state of its trajectory
 
 
-class GoalBatch(NamedTuple):
-    """What hindsight adds to a batch of rows."""
-
-    value_goals: Array  # [B, obs_dim] what the value is trained towards
-    actor_goals: Array  # [B, obs_dim] what the policy is trained towards, drawn independently
-    reward: Array  # [B] of value_goals: -1 or 0, or 0 or 1
-    mask: Array  # [B] float32, 0 where the value goal is the state itself: no bootstrap
-
-
-class GoalSettings(NamedTuple):
-    """Both laws, and the reward."""
-
-    value: GoalLaw = VALUE_LAWS["gciql"]
-    actor: GoalLaw = ACTOR_LAWS["navigate"]
-    gamma: float = 0.99  # per control step, of the geometric law
-    negative: bool = True  # reward 0 at the goal and -1 elsewhere; else 1 at the goal and 0 elsewhere
-
-
 def check_law(law: GoalLaw) -> GoalLaw:
     """Return the law. Raises DataError where its probabilities cannot be."""
     if law.current < 0 or law.trajectory < 0 or law.current + law.trajectory > 1 + 1e-9:
@@ -72,8 +58,8 @@ def last_rows(offsets: Array, rows: Array) -> Array:
     return jnp.asarray(offsets)[jnp.searchsorted(jnp.asarray(offsets), rows, side="right")] - 1
 
 
-def draw_goals(key: Array, law: GoalLaw, rows: Array, offsets: Array, gamma: float) -> GoalRows:
-    """Draw a goal for each of `rows` [B]; can be compiled, with `law` and `gamma` static.
+def draw_goals(key: Array, law: GoalLaw, rows: Array, offsets: Array, among: Array | int, gamma: float) -> GoalRows:
+    """Draw a goal for each of `rows` [B], random ones among the first `among` rows; can be compiled, law and gamma static.
 
         s_i with p_cur;  else with p_traj / (1 - p_cur) a later state of the trajectory, else a row of the data, uniformly
         geometric  idx = min(i + k, T),  k ~ Geom(1 - gamma) on {1, 2, ...}
@@ -89,7 +75,7 @@ def draw_goals(key: Array, law: GoalLaw, rows: Array, offsets: Array, gamma: flo
     else:  # counted back from T: in float32 a sum of row numbers beyond 2^23 has no fractions left
         left = (final - jnp.minimum(rows + 1, final)).astype(jnp.float32)
         later = final - jnp.round(left * jax.random.uniform(later_key, rows.shape)).astype(jnp.int32)
-    anywhere = jax.random.randint(random_key, rows.shape, 0, offsets[-1], jnp.int32)
+    anywhere = draw_below(random_key, len(rows), jnp.int32(among))
     coin = jax.random.uniform(coin_key, rows.shape)
     is_current, is_later = coin < law.current, coin < law.current + law.trajectory
     ends = is_later & ~is_current & (later == final)
@@ -103,26 +89,44 @@ def goal_obs(data: Dataset, goals: GoalRows) -> Array:
     return jnp.where(goals.final[:, None], after, here)
 
 
-def relabel(key: Array, data: Dataset, rows: Array, settings: GoalSettings) -> GoalBatch:
-    """Draw value goals and actor goals for `rows` [B], and reward the former; can be compiled, `settings` static.
+def make_goal_rows(law: GoalLaw, gamma: float = 0.0, reward: GoalReward = "cost") -> Callable:
+    """Build a sampler (dataset, key, batch_size, rows) -> Batch with goals of `law`, and the reward and end that go with them.
 
-        success = 1[idx = i],  judged on s, not on s';   reward = success - 1 or success;   mask = 1 - success
+        success = 1[idx = i],  judged on s, not on s';   reward = success - 1 (cost) or success (bonus);   terminated = success
 
-    Equal observations at another index are no success. Source: as `draw_goals`.
+    Equal observations at another index are no success; ends of the task are none of the goal's. `rows` have to be whole
+    trajectories. Raises DataError for probabilities that cannot be. Source: as `draw_goals`.
     """
-    value_key, actor_key = jax.random.split(key)
-    value = draw_goals(value_key, settings.value, rows, data.offsets, settings.gamma)
-    actor = draw_goals(actor_key, settings.actor, rows, data.offsets, settings.gamma)
-    success = ((value.row == rows) & ~value.final).astype(jnp.float32)
-    reward = success - 1.0 if settings.negative else success
-    return GoalBatch(goal_obs(data, value), goal_obs(data, actor), reward, 1.0 - success)
+    check_law(law)
+
+    def goal_rows(data: Dataset, key: Array, batch_size: int, rows: Array) -> Batch:
+        row_key, goal_key = jax.random.split(key)
+        here = draw_below(row_key, batch_size, rows)
+        goals = draw_goals(goal_key, law, here, data.offsets, rows, gamma)
+        success = (goals.row == here) & ~goals.final
+        paid = success.astype(jnp.float32)
+        return batch_at(data, here)._replace(
+            goal=goal_obs(data, goals), reward=paid - 1.0 if reward == "cost" else paid, terminated=success
+        )
+
+    return goal_rows
+
+
+def value_sampler(config: ValueConfig) -> Callable:
+    """Return what a value's phase draws by: rows as they are, or with value goals, whose geometric law has the value's gamma."""
+    if config.goals == "none":
+        return uniform_rows
+    return make_goal_rows(VALUE_LAWS[config.goals], config.gamma, config.goal_reward)
+
+
+def policy_sampler(config: PolicyConfig) -> Callable:
+    """Return what a policy's phase draws by: rows as they are, or with actor goals, whose rewards no extractor reads."""
+    return uniform_rows if config.goals == "none" else make_goal_rows(ACTOR_LAWS[config.goals])
 
 
 def desired_goals(data: Dataset) -> Array:
     """Return the goals that were pursued when the data were collected, [N, goal_dim]. Raises DataError if none were kept."""
     if "desired_goal" not in data.extras:
         kept = ", ".join(sorted(data.extras)) or "nothing"
-        raise DataError(
-            f"goals: there are no desired_goal extras (there is {kept}); draw goals in hindsight with `relabel`"
-        )
+        raise DataError(f"goals: there are no desired_goal extras (there is {kept}); draw goals in hindsight")
     return data.extras["desired_goal"]

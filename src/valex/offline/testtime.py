@@ -93,13 +93,11 @@ class TestTimeTraining(NamedTuple):
 def make_ttt(config: TTTConfig, dims: Dims, policy: Policy, value: Value, num_envs: int = 1) -> TestTimeTraining:
     """Build training at test time for `num_envs` environments side by side.
 
-    Raises ValueError for a policy that is no Gaussian, and for a share of the dataset that no batch can hold.
+    Raises ValueError for a policy that is no Gaussian.
     """
     gaussian = policy.gaussian
     if gaussian is None:
         raise ValueError("test_time.name: ttt moves a Gaussian policy; take awr, ddpg_bc, or bc with a Gaussian")
-    if not 0.0 <= config.dataset_share <= 1.0:
-        raise ValueError(f"test_time.dataset_share: {config.dataset_share:g}, allowed: in [0, 1]")
     tx, from_data = optax.adam(config.lr), round(config.dataset_share * config.batch_size)
 
     def start(state: PolicyState) -> TTTState:

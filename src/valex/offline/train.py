@@ -1,11 +1,11 @@
 """Both phases of training on a dataset that lies on the device: many updates as one program, without I/O.
 
     value = load(VALUES, config.name)(config, dims)
-    learn = make_phase(value.update, uniform_rows, config.batch_size)
+    learn = make_phase(value.update, value_sampler(config), config.batch_size)
     phase = start_phase(value.init, seed, rows)
     phase, metrics = learn(phase, data, (), 10_000)          # stop here, save `phase` whole, go on: the same bits
 
-The policy's phase is the same with `policy.update`, and (the value's state,) in place of ().
+The policy's phase is the same with `policy.update`, `policy_sampler` and (the value's state,) in place of ().
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from valex.offline.batch import Batch
+from valex.offline.batch import Batch, uniform_rows
 from valex.offline.data import Dataset
 from valex.offline.extraction import Policy
 from valex.offline.values import Value
-from valex.replay import Replay, draw_below, sample_sequences
+from valex.replay import Replay, sample_sequences
 from valex.types import Array, PyTree
 
 INIT, TRAIN = 0, 1  # random streams of a phase's seed
@@ -38,27 +38,6 @@ def start_phase(init: Callable, seed: Array | int, rows: Array | int, *more: Arr
     seed, rows = jnp.array(seed, jnp.uint32), jnp.array(rows, jnp.int32)  # copies: a phase is donated
     learner = init(jax.random.fold_in(jax.random.key(seed), INIT), *more)
     return Phase(learner, seed, jnp.int32(0), rows)
-
-
-def batch_at(data: Dataset, rows: Array) -> Batch:
-    """Return the rows [B] of a dataset; the last of a trajectory has no next action, whatever stands behind it."""
-    take = lambda x: x.at[rows].get(mode="promise_in_bounds")  # noqa: E731
-    after = jnp.minimum(rows + 1, data.obs.shape[0] - 1)
-    terminated = take(data.terminated)
-    return Batch(
-        obs=take(data.obs),
-        action=take(data.action),
-        reward=take(data.reward),
-        next_obs=take(data.next_obs),
-        terminated=terminated,
-        next_action=data.action.at[after].get(mode="promise_in_bounds"),
-        has_next=~(terminated | take(data.truncated)),
-    )
-
-
-def uniform_rows(data: Dataset, key: Array, batch_size: int, rows: Array) -> Batch:
-    """Draw `batch_size` of the first `rows` rows, uniformly and with replacement."""
-    return batch_at(data, draw_below(key, batch_size, rows))
 
 
 def make_phase(update: Callable, sample: Callable, batch_size: int, cells: bool = False) -> Callable:
@@ -121,7 +100,10 @@ def mixed_rows(mixing: str, data: Dataset, ring: Replay, key: Array, batch_size:
 
 
 def make_continuation(value: Value, policy: Policy) -> Callable:
-    """Build ((value state, policy state), key, batch) -> (both, metrics): the value's step, then the policy's."""
+    """Build ((value state, policy state), key, batch) -> (both, metrics): the value's step, then the policy's.
+
+    Both read one batch, so this is for tasks of one goal.
+    """
 
     def update(
         states: tuple[PyTree, PyTree], key: Array, batch: Batch

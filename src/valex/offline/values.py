@@ -123,9 +123,7 @@ def make_td_value(config: TDValueConfig, dims: Dims, expectile: float, next_acti
 
 
 def make_iql(config: IQLConfig, dims: Dims) -> Value:
-    """Build implicit Q-learning. Raises ValueError unless the expectile is in (0, 1)."""
-    if not 0.0 < config.expectile < 1.0:
-        raise ValueError(f"value.expectile: {config.expectile:g}, allowed: in (0, 1)")
+    """Build implicit Q-learning."""
     return make_td_value(config, dims, config.expectile, next_action=False)
 
 

@@ -15,6 +15,9 @@ QNorm = Literal["none", "abs_mean", "std"]
 StepScale = Literal["raw", "q_abs_mean", "grad_norm"]
 QAgg = Literal["min", "mean"]
 Mixing = Literal["uniform", "half"]
+ValueGoals = Literal["none", "gciql", "hiql", "crl"]
+ActorGoals = Literal["none", "navigate", "stitch", "explore"]
+GoalReward = Literal["cost", "bonus"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class ValueConfig(FitConfig):
     """Discount per control step, in [0, 1)."""
     num_critics: int = 2
     """Critics whose minimum is read (>= 1)."""
+    goals: ValueGoals = "none"
+    """Goals drawn in hindsight, by the law of `offline/goals.py`; none: the task's own reward and ends."""
+    goal_reward: GoalReward = "cost"
+    """Of such a goal: cost is -1 until it is reached, then 0; bonus is 0, then 1."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class CRLConfig(ValueConfig):
 
     name: Literal["crl"] = "crl"
     """Objective, one of the table VALUES."""
+    goals: ValueGoals = "crl"
+    """Goals drawn in hindsight; log-ratios need some."""
     latent: int = 512
     """Numbers of the representations whose product is f (>= 1)."""
 
@@ -93,6 +102,8 @@ class PolicyConfig(FitConfig):
 
     std: PolicyStd = "unit"
     """Spread of a Gaussian policy: unit (1, not learned), shared (one number per action dimension), state (a net's output)."""
+    goals: ActorGoals = "none"
+    """Goals drawn in hindsight, by how the data were collected; apart from the value's, and drawn where those are."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from valex.checks import check
 from valex.config import PRESETS
 from valex.datasets.card import make_card
 from valex.datasets.generate.collect import Ask, Made, from_replay, make_walk, origin, whole_episodes
-from valex.datasets.generate.run import described, need_range
+from valex.datasets.generate.run import described
 from valex.envs.base import make_env
 from valex.fields import ConfigError
 from valex.offline.coverage import trajectory_returns
-from valex.offline.data import Dataset, take_trajectories
+from valex.offline.data import Dataset, prefix
 from valex.settings import EnvConfig, EvalConfig, RunConfig, TrainConfig
 from valex.settings.datasets import LocomotionSettings
 from valex.train import make_program, total_iterations, uniform_actions, warmup_iterations
@@ -115,17 +115,8 @@ def joined(first: Dataset, second: Dataset) -> Dataset:
     return Dataset(**parts, offsets=offsets, extras={})
 
 
-def prefix(data: Dataset, transitions: int) -> Dataset:
-    """Return the first trajectories that have `transitions` rows together, at least one."""
-    count = int(np.searchsorted(np.asarray(data.offsets)[1:], transitions)) + 1
-    return take_trajectories(data, np.arange(min(count, len(data.offsets) - 1)))
-
-
 def generate(settings: LocomotionSettings) -> Made:
-    """Make one dataset, or with type `all` every kind. Raises ConfigError where a setting cannot be."""
-    limits = {"transitions": 1, "train_steps": 1, "train_envs": 1, "checks": 3, "collect_envs": 1, "sigma": 0}
-    for name, low in (limits | {"reference_episodes": 1}).items():
-        need_range(name, getattr(settings, name), low)
+    """Make one dataset, or with type `all` every kind. Raises ConfigError for a preset or environment that cannot be had."""
     config = run_config(settings)
     if make_env(config.env).spec.num_actions:
         raise ConfigError(f"env: the actions of {settings.env} are discrete; choose one with continuous actions")
@@ -147,7 +138,8 @@ def collected(settings: LocomotionSettings, env: Env, walks: Walks, trained: Tra
         return whole_episodes(env, walks.random, (), ask), "uniformly random actions"
     if kind == "medium-replay":
         data = from_replay(trained.replay, trained.medium_steps)
-        return prefix(data, settings.transitions), f"what training had seen after {trained.medium_steps} steps"
+        size = min(settings.transitions, len(data.obs))
+        return prefix(data, size), f"what training had seen after {trained.medium_steps} steps"
     if kind == "noise":
         data = whole_episodes(env, walks.noisy, (trained.expert, settings.sigma), ask)
         return data, f"the expert's mean action plus N(0, {settings.sigma:g}^2), clipped"

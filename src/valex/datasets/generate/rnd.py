@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from valex import normalize
+from valex.agents.common import descend
 from valex.networks import mlp
 from valex.types import Array, PyTree
 
@@ -60,8 +61,7 @@ def make_rnd(obs_dim: int, hidden: tuple[int, ...], features: int, lr: float) ->
             return jnp.mean(errors), errors
 
         grads, errors = jax.grad(loss, has_aux=True)(state.predictor)
-        updates, opt = tx.update(grads, state.opt, state.predictor)
-        predictor = optax.apply_updates(state.predictor, updates)
+        predictor, opt = descend(tx, grads, state.opt, state.predictor)
         return state._replace(
             predictor=predictor, opt=opt, error=normalize.update(state.error, jax.lax.stop_gradient(errors)[:, None])
         )
