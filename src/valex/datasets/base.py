@@ -1,8 +1,6 @@
 """What all formats share: errors that name the file, writing that leaves all or nothing, rows with a final observation."""
 
 import errno
-import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from valex import store
 from valex.datasets.card import Card, checksum, from_json, make_card
 from valex.fields import ConfigError
 from valex.offline.data import BOX_SLACK, DataError, Dataset, from_arrays
@@ -75,33 +74,15 @@ def naming(path: Path, what: str = "truncated or damaged ({}); mend the file or 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write(part)` make a file or folder beside `path`, then put it there at once; a kill leaves `path` as it was.
 
-    A dataset that was there is replaced, a folder through a short-lived second name. Raises ConfigError if the place cannot be
-    written or is taken by something that is no dataset, OSError if the disk is full.
+    A dataset that was there is replaced. Raises ConfigError if the place cannot be written or is taken by something that is
+    no dataset, OSError if the disk is full.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with naming(path, "cannot be written ({}); name another path"):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with store.replacing(path) as part:
             write(part)
-            _flush(part)
             if path.is_dir() and not part.is_dir():
                 raise ConfigError(f"{path}: is a folder; name a file")
-            if path.is_dir():
-                old = path.with_name(f".{path.name}.{os.getpid()}.old")
-                os.replace(path, old)
-                os.replace(part, path)
-                shutil.rmtree(old)
-            else:
-                os.replace(part, path)
-        finally:
-            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
-
-
-def _flush(part: Path) -> None:
-    """Have every file of `part` on the disk."""
-    for file in [part] if part.is_file() else [f for f in part.rglob("*") if f.is_file()]:
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
 
 
 def with_final(data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
