@@ -277,19 +277,19 @@ def test_the_explorer_is_blind_to_the_rewards_of_the_task(explored, monkeypatch)
 
 
 WRONG = {
-    "sigma": ("pointmaze", PointMazeSettings(sigma=-1.0), "sigma: -1 cannot be; allowed: >= 0"),
-    "task": ("pointmaze", PointMazeSettings(task=6), "task: 6 cannot be; allowed: 0 to 5"),
+    "sigma": ("pointmaze", PointMazeSettings(sigma=-1.0), "sigma: -1.0 is outside [0, inf)"),
+    "task": ("pointmaze", PointMazeSettings(task=6), "task: 6 is outside [0, 5]"),
     "preset": ("locomotion", replace(LOCOMOTION, preset="ppo"), "preset: 'ppo' is not known"),
     "discrete": ("locomotion", replace(LOCOMOTION, env="probe_obs_discrete"), "discrete"),
     "env": ("locomotion", replace(LOCOMOTION, env="moon"), "env.name: 'moon' is not known"),
-    "checks": ("locomotion", replace(LOCOMOTION, checks=1), "checks: 1 cannot be"),
+    "checks": ("locomotion", replace(LOCOMOTION, checks=1), "checks: 1 is outside [3, "),
     "domain": (
         "exploration",
         ExplorationSettings("dm_control/moon"),
         "dm_control/moon is not known; choose one of walker",
     ),
     "dm task": ("exploration", ExplorationSettings("dm_control/walker", "swim"), "task: 'swim' is no task of walker"),
-    "warmup": ("exploration", ExplorationSettings(warmup_steps=3), "warmup_steps: 3 cannot be; allowed: >= 256"),
+    "warmup": ("exploration", ExplorationSettings(warmup_steps=3), "warmup_steps: 3 holds no batch"),
     "agent": ("exploration", ExplorationSettings(agent="td3"), "agent: 'td3' is not known"),  # pyright: ignore
 }
 

@@ -22,7 +22,7 @@ from valex.datasets.card import make_card
 from valex.datasets.generate.collect import Made, from_replay, origin
 from valex.datasets.generate.control import World, make_world, relabelled
 from valex.datasets.generate.rnd import RNDState, make_rnd
-from valex.datasets.generate.run import described, need_range
+from valex.datasets.generate.run import described
 from valex.envs.base import make_env, reset_batch
 from valex.expansion import make_expansion
 from valex.fields import ConfigError
@@ -159,13 +159,7 @@ def drive_host(settings: ExplorationSettings, world: World) -> tuple[dict[str, n
 
 
 def generate(settings: ExplorationSettings) -> Made:
-    """Make one dataset. Raises ConfigError where a setting cannot be or a package is missing."""
-    for name in ("transitions", "features", "batch_size", "update_every", "num_envs"):
-        need_range(name, getattr(settings, name), 1)
-    need_range("warmup_steps", settings.warmup_steps, settings.batch_size)
-    need_range("lr", settings.lr, 1e-12)
-    if settings.agent not in ("ddpg", "sac"):
-        raise ConfigError(f"agent: {settings.agent!r} is not known; choose ddpg or sac")
+    """Make one dataset; `run.generate` has checked the settings. Raises ConfigError for an environment that cannot be had."""
     notes = []
     if settings.env.startswith(DM_CONTROL):
         world = make_world(settings.env.removeprefix(DM_CONTROL), settings.task, settings.seed, settings.episode_length)

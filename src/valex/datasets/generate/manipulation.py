@@ -17,7 +17,7 @@ import numpy as np
 from valex.datasets.base import NEXT, need
 from valex.datasets.card import make_card
 from valex.datasets.generate.collect import Made, origin
-from valex.datasets.generate.run import described, need_range
+from valex.datasets.generate.run import described
 from valex.offline.data import from_arrays
 from valex.settings.datasets import ManipulationSettings
 
@@ -92,9 +92,7 @@ def episode(
 
 
 def generate(settings: ManipulationSettings) -> Made:
-    """Make one dataset. Raises ConfigError where a setting cannot be or ogbench is not installed."""
-    for name, low, high in (("sigma", 0, None), ("random_actions", 0, 1), ("episodes", 1, None), ("steps", 1, None)):
-        need_range(name, getattr(settings, name), low, high)
+    """Make one dataset; `run.generate` has checked the settings. Raises ConfigError if ogbench is not installed."""
     need("ogbench")
     name = f"{settings.env}-v0"
     built = {"terminate_at_goal": False, "mode": "data_collection"}

@@ -13,7 +13,7 @@ import numpy as np
 
 from valex.datasets.base import need
 from valex.datasets.card import Card, installed_versions, make_card
-from valex.datasets.generate.run import described, need_range
+from valex.datasets.generate.run import described
 from valex.offline.data import Dataset, from_arrays
 from valex.offline.oracle import Maze, cell_of, cells_from, centre_of, make_maze, oracle_action
 from valex.settings.datasets import PointMazeSettings
@@ -116,9 +116,7 @@ def single_task(data: Dataset, goal: np.ndarray) -> Dataset:
 
 
 def generate(settings: PointMazeSettings) -> list[tuple[Dataset, Card]]:
-    """Make one dataset. Raises ConfigError where a setting cannot be or ogbench is not installed."""
-    for name, low, high in (("sigma", 0, None), ("episodes", 1, None), ("steps", 0, None), ("task", 0, 5)):
-        need_range(name, getattr(settings, name), low, high)
+    """Make one dataset; `run.generate` has checked the settings. Raises ConfigError if ogbench is not installed."""
     walk = Walk(make_env(settings.maze, settings.task), settings, np.random.default_rng(settings.seed))
     steps = settings.steps or STEPS[settings.type]
     positions, velocities, actions = zip(*(walk.episode(steps) for _ in range(settings.episodes)), strict=True)

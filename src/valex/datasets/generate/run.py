@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from valex.checks_offline import check_generator
 from valex.datasets.files import write
 from valex.fields import ConfigError
 from valex.tables import FORMATS, GENERATORS, load
@@ -19,6 +20,7 @@ def generate(kind: str, settings: Any, out: Path | str | None = None, format: st
         raise ConfigError(f"kind: {kind!r} is not known; choose one of {', '.join(GENERATORS)}")
     if format not in FORMATS:
         raise ConfigError(f"format: {format!r} is not known; choose one of {', '.join(FORMATS)}")
+    check_generator(kind, settings)
     suffix = load(FORMATS, format).suffix
     sets = load(GENERATORS, kind)(settings)
     folder = Path("runs/datasets") if out is None else Path(out)
@@ -37,10 +39,3 @@ def described(settings: Any, kind: str) -> dict[str, Any]:
     """Return the settings as a card keeps them."""
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(settings).items()}
     return {"kind": kind} | {name: value for name, value in values.items() if name != "seed"}
-
-
-def need_range(field: str, value: float, low: float, high: float | None = None) -> None:
-    """Raise ConfigError where a setting is below `low` or above `high`."""
-    if value < low or (high is not None and value > high):
-        allowed = f">= {low:g}" if high is None else f"{low:g} to {high:g}"
-        raise ConfigError(f"{field}: {value:g} cannot be; allowed: {allowed}")
