@@ -18,6 +18,8 @@ LAYERS = [
     ("train", "evaluate", "diagnostics"),
     (
         "checks",
+        "checks_offline",
+        "artefacts",
         "fields",
         "finished",
         "config",
