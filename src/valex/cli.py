@@ -28,9 +28,7 @@ from valex.sinks import SINKS
 from valex.tables import STUDIES, load
 
 MAX_WORKERS = 1024
-LISTS = (
-    "agents", "envs", "models", "rules", "studies", "values", "extractors", "formats", "generators",
-)  # fmt: skip
+LISTS = ("agents", "envs", "models", "rules", "studies", "values", "extractors", "formats", "generators")
 TABLES = {name: getattr(tables, name.upper()) for name in LISTS}
 
 USAGE = f"""valex {__version__}: a laboratory for value expansion in reinforcement learning

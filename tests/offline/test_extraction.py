@@ -13,13 +13,8 @@ from valex.distributions import normal_kl, normal_log_prob
 from valex.losses import advantage_weights, sample_share
 from valex.offline.batch import Batch, Dims
 from valex.offline.extraction import choose_best, make_awr, make_bc, make_ddpg_bc, make_sfbc, q_scale
-from valex.settings.offline import (
-    EXTRACTION_CONFIGS,
-    AWRConfig,
-    BCConfig,
-    DDPGBCConfig,
-    SfBCConfig,
-)
+from valex.offline.values import make_iql
+from valex.settings.offline import EXTRACTION_CONFIGS, AWRConfig, BCConfig, DDPGBCConfig, IQLConfig, SfBCConfig
 from valex.tables import EXTRACTORS, load
 
 FLAT = {"hidden": (), "lr": 3e-3}
@@ -93,12 +88,12 @@ def test_awr_converges_to_the_weighted_mean(alpha, clip):
 def test_an_advantage_in_standard_deviations():
     """With normalize_advantage, alpha 1 weighs by exp(A / std A): the unit of the reward does not matter."""
     batch = data(2_000)
-    means = []
-    for scale in (1.0, 50.0):
-        value = exact_value(0.0)
-        value = value._replace(advantage=lambda s, o, a, g=(), c=scale: c * (exact_q(a) - jnp.mean(batch.reward)))
-        policy = make_awr(AWRConfig(**FLAT, alpha=1.0, normalize_advantage=True), DIMS, value)
-        state, metrics = fit(policy.update, jax.jit(policy.init)(jax.random.key(0)), batch, ((),), steps=300)
+    value = exact_value(0.0)
+    value = value._replace(advantage=lambda unit, o, a, g=(): unit * (exact_q(a) - jnp.mean(batch.reward)))
+    policy = make_awr(AWRConfig(**FLAT, alpha=1.0, normalize_advantage=True), DIMS, value)
+    start, means = jax.jit(policy.init)(jax.random.key(0)), []
+    for unit in (1.0, 50.0):
+        state, metrics = fit(policy.update, start, batch, (unit,), steps=300)
         means.append(mean_action(policy, state))
         np.testing.assert_allclose(metrics["policy/advantage_std"], 1.0, rtol=1e-4)
     np.testing.assert_allclose(*means, atol=0.01)
@@ -147,14 +142,14 @@ def test_q_norms():
 @pytest.mark.parametrize("q_norm", ["none", "abs_mean", "std"])
 def test_the_unit_of_q_matters_without_a_norm_only(q_norm):
     batch = data(200)
-    means = []
-    for unit in (1.0, 100.0):
-        value = exact_value(0.0)
-        value = value._replace(q=lambda s, o, a, g=(), c=unit: c * jnp.stack([exact_q(a)] * 2))
-        policy = make_ddpg_bc(DDPGBCConfig(**FLAT, alpha=CURVATURE, q_norm=q_norm), DIMS, value)
-        seen = batch._replace(obs=batch.action)  # at one action for all rows the spread of Q is 0
-        state, _ = fit(policy.update, jax.jit(policy.init)(jax.random.key(0)), seen, ((),), steps=300)
-        means.append(np.asarray(policy.mean(state, batch.action)))
+    value = exact_value(0.0)._replace(q=lambda unit, o, a, g=(): unit * jnp.stack([exact_q(a)] * 2))
+    policy = make_ddpg_bc(DDPGBCConfig(**FLAT, alpha=CURVATURE, q_norm=q_norm), DIMS, value)
+    seen = batch._replace(obs=batch.action)  # at one action for all rows the spread of Q is 0
+    start = jax.jit(policy.init)(jax.random.key(0))
+    means = [
+        np.asarray(policy.mean(fit(policy.update, start, seen, (unit,), steps=300)[0], batch.action))
+        for unit in (1.0, 100.0)
+    ]
     assert np.allclose(*means, atol=1e-3) == (q_norm != "none")
 
 
@@ -235,6 +230,14 @@ def some_batch(goal: int = 2) -> tuple[Batch, Dims]:
     return Batch(obs, action, zeros, obs, zeros > 0, action, zeros == 0, goals), Dims(3, 2, goal)
 
 
+@cache
+def some_value(goal: int = 2):
+    """Return a value that knows nothing, and two states of it."""
+    value = make_iql(IQLConfig(hidden=(8,), activation="relu", layer_norm=False), some_batch(goal)[1])
+    init = jax.jit(value.init)
+    return value, init(jax.random.key(9)), init(jax.random.key(10))
+
+
 KINDS = {
     "bc": [{"std": "state"}, {"behaviour": "mixture"}],
     "awr": [{"std": "shared"}],
@@ -246,12 +249,8 @@ CASES = [(name, changes) for name in EXTRACTORS for changes in KINDS.get(name, [
 @pytest.mark.parametrize(("name", "changes"), CASES)
 def test_every_registered_extractor_keeps_the_contract(name, changes):
     """Shapes, finite metrics, actions in the box, no step for the value, a state of unchanged type, goals that are read."""
-    from valex.offline.values import make_iql
-    from valex.settings.offline import IQLConfig
-
     batch, dims = some_batch()
-    value = make_iql(IQLConfig(hidden=(8,)), dims)
-    frozen = jax.jit(value.init)(jax.random.key(9))
+    value, frozen, _ = some_value()
     policy = load(EXTRACTORS, name)(replace(EXTRACTION_CONFIGS[name](**SMALL), hidden=(16,), **changes), dims, value)
     state = jax.jit(policy.init)(jax.random.key(0))
     new, metrics = jax.jit(policy.update)(state, jax.random.key(1), batch, frozen)
@@ -271,14 +270,9 @@ def test_every_registered_extractor_keeps_the_contract(name, changes):
 @pytest.mark.parametrize("name", ["awr", "ddpg_bc"])
 def test_no_gradient_reaches_the_value(name):
     """The loss of a policy as a function of the value's parameters: extraction leaves them alone, though it reads them."""
-    from valex.offline.values import make_iql
-    from valex.settings.offline import IQLConfig
-
     batch, dims = some_batch(0)
-    value = make_iql(IQLConfig(hidden=(8,)), dims)
-    frozen = jax.jit(value.init)(jax.random.key(9))
+    value, frozen, other = some_value(0)
     policy = load(EXTRACTORS, name)(EXTRACTION_CONFIGS[name](**SMALL), dims, value)
-    other = jax.jit(value.init)(jax.random.key(10))
     step = jax.jit(policy.update)
     state, key = jax.jit(policy.init)(jax.random.key(0)), jax.random.key(1)
     a, b = (step(state, key, batch, f)[0].params for f in (frozen, other))

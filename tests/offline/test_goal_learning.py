@@ -18,7 +18,7 @@ from valex.tables import EXTRACTORS, VALUES, load
 WALLS = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 0, 1, 0, 1], [1, 0, 1, 1, 1], [1, 1, 1, 1, 1]]) == 1
 MAZE = make_maze(WALLS, 1.0, 2.0)
 SPEED, REACHED = 0.25, 0.3  # m for each step and from the goal that count as there
-NETS = {"hidden": (64, 64), "batch_size": 128, "lr": 1e-3}
+NETS = {"hidden": (64, 64), "activation": "relu", "batch_size": 128, "lr": 1e-3}
 
 
 def places(rng, count: int) -> np.ndarray:

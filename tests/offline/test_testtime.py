@@ -1,6 +1,7 @@
 """Improvement at test time: steps by hand on a quadratic value, and training that stops where Q and the tether balance."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -77,19 +78,23 @@ def test_a_policy_with_opex():
 # --------------------------------------------------------------------------------------------------------------------- TTT
 
 
-def ttt_on_the_bandit(config: TTTConfig, steps: int, std: str = "unit"):
+@cache
+def ttt_program(config: TTTConfig, std: str):
+    """Return a policy for the bandit, its first state, and training of it with beta and the budget traced."""
     policy, value = make_bc(replace(LINEAR, std=std), DIMS), exact_value(0.0)
-    learner = make_ttt(config, DIMS, policy, value)
-    state = learner.start(jax.jit(policy.init)(jax.random.key(0)))
+    start = jax.jit(policy.init)(jax.random.key(0))
 
-    @jax.jit
-    def run(state):
+    def run(beta, budget, keys):
+        learner = make_ttt(replace(config, beta=beta, max_updates=budget), DIMS, policy, value)
         visit = Visited(jnp.zeros((1, 1)))
-        return jax.lax.scan(
-            lambda s, key: learner.step(s, key, visit, ()), state, jax.random.split(jax.random.key(1), steps)
-        )
+        return jax.lax.scan(lambda s, key: learner.step(s, key, visit, ()), learner.start(start), keys)
 
-    state, metrics = run(state)
+    return policy, start, jax.jit(run)
+
+
+def ttt_on_the_bandit(config: TTTConfig, steps: int, std: str = "unit"):
+    policy, _, run = ttt_program(replace(config, beta=0.0, max_updates=0), std)
+    state, metrics = run(config.beta, config.max_updates, jax.random.split(jax.random.key(1), steps))
     return policy, state, jax.tree.map(lambda x: x[-1], metrics)
 
 
@@ -107,7 +112,7 @@ def test_ttt_has_a_budget_and_leaves_the_offline_policy_alone():
     config = TTTConfig(beta=0.0, lr=1e-2, batch_size=4, capacity=16, updates_per_step=3, max_updates=10)
     policy, state, _ = ttt_on_the_bandit(config, 20)
     assert int(state.updates) == 10
-    start = jax.jit(policy.init)(jax.random.key(0)).params
+    start = ttt_program(replace(config, beta=0.0, max_updates=0), "unit")[1].params
     jax.tree.map(np.testing.assert_array_equal, state.offline, start)
     assert any(
         not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (state.policy.params, start)), strict=True)

@@ -1,5 +1,6 @@
 """Values from data converge to what is known: linear systems, optimal values, log-ratios; and they read nothing else."""
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -7,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bandit import fit
 from chain import DIMS, GAMMA, SHARES, linear_solve, rows, solve, table_of
 
 from valex.losses import contrastive_loss, expectile_loss
 from valex.offline.batch import Batch, Dims
-from valex.offline.values import make_crl, make_iql, make_sarsa
+from valex.offline.values import make_crl, make_iql, make_sarsa, make_td_value
 from valex.settings.offline import VALUE_CONFIGS, CRLConfig, IQLConfig, SARSAConfig
 from valex.tables import VALUES, load
 
@@ -22,14 +22,38 @@ TD = SMALL | {"gamma": GAMMA, "tau": 0.05}
 
 @cache
 def made(kind: str, **changes):
-    """Build a value on the chain once, so that tests share its program."""
+    """Build a value on the chain: iql with an expectile, or sarsa's variant qq or qv."""
     if kind == "iql":
         return make_iql(IQLConfig(**TD, **changes), DIMS)
     return make_sarsa(SARSAConfig(**TD, variant=kind), DIMS)
 
 
-def learned(value, batch=None, steps: int = 4_000):
-    return fit(value.update, jax.jit(value.init)(jax.random.key(0)), rows() if batch is None else batch, steps=steps)
+@cache
+def program(next_action: bool):
+    """Compile updates on one and the same batch, their number and the expectile traced: one program for a family of values."""
+
+    def run(state, batch, expectile, steps):
+        value = make_td_value(IQLConfig(**TD), DIMS, expectile, next_action)
+        one = lambda i, state: value.update(state, jax.random.key(i), batch)  # noqa: E731
+        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, state)[1])
+        return jax.lax.fori_loop(0, steps, lambda i, carry: one(i, carry[0]), (state, none))
+
+    return jax.jit(run)
+
+
+@cache
+def start():
+    """Return the state that all values of the chain begin with."""
+    return jax.jit(made("qq").init)(jax.random.key(0))
+
+
+def updated(kind: str, state, batch, steps: int, expectile: float = 0.5):
+    """Return (state, last metrics) after `steps` updates of `made(kind)`; qv is iql with expectile 0.5, see below."""
+    return program(kind == "qq")(state, batch, expectile, steps)
+
+
+def learned(kind: str, batch=None, steps: int = 4_000, expectile: float = 0.5):
+    return updated(kind, start(), rows() if batch is None else batch, steps, expectile)
 
 
 # ------------------------------------------------------------------------------------------------------------------ losses
@@ -58,7 +82,7 @@ def test_contrastive_loss_by_hand():
 def test_sarsa_is_the_linear_solve(variant):
     """Both variants, and IQL with expectile 0.5, evaluate the policy that made the data."""
     value = made(variant)
-    state, metrics = learned(value)
+    state, metrics = learned(variant)
     exact = linear_solve()
     np.testing.assert_allclose(table_of(value, state), exact, atol=0.01)
     v = value.v(state, rows().obs)
@@ -70,10 +94,18 @@ def test_sarsa_is_the_linear_solve(variant):
     np.testing.assert_allclose(metrics["value/q_bound"], 1.0 / (1 - GAMMA), rtol=1e-5)
 
 
+def written_out(value) -> str:
+    """Return the program of one update as text, without the addresses of functions."""
+    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(value.update)(start(), jax.random.key(0), rows())))
+
+
 def test_qv_is_iql_with_expectile_one_half():
-    sarsa, iql = made("qv"), made("iql", expectile=0.5)
-    a, b = learned(sarsa, steps=20), learned(iql, steps=20)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    """The same program, operation by operation; and the values are those of the family that these tests compile once."""
+    assert written_out(made("qv")) == written_out(made("iql", expectile=0.5))
+    for kind, kappa in (("qq", 0.5), ("qv", 0.5), ("iql", 0.7)):
+        value = made(kind, **({"expectile": kappa} if kind == "iql" else {}))
+        assert written_out(value) == written_out(make_td_value(IQLConfig(**TD), DIMS, kappa, kind == "qq"))
+    assert written_out(made("qq")) != written_out(made("qv")) != written_out(made("iql", expectile=0.7))
 
 
 def changed(batch: Batch, which, **fields) -> Batch:
@@ -85,24 +117,23 @@ def changed(batch: Batch, which, **fields) -> Batch:
 @pytest.mark.parametrize(("variant", "reads"), [("qq", False), ("qv", True)])
 def test_a_truncated_row_has_no_target_of_sarsa(variant, reads):
     """Without a next action qq leaves the row out, whatever stands in it; qv bootstraps at its true successor."""
-    value = made(variant)
     cut = (jnp.arange(len(rows().reward)) % 5 == 0) & ~rows().terminated
     batch = changed(rows(), cut, has_next=False)
     other = changed(batch, cut, reward=50.0, next_obs=9.0, next_action=-7.0)
     same = [np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (
-        learned(value, batch, 3)[0].params, learned(value, other, 3)[0].params)), strict=True)]  # fmt: skip
+        learned(variant, batch, 3)[0].params, learned(variant, other, 3)[0].params)), strict=True)]  # fmt: skip
     assert all(same) is not reads
 
 
 @pytest.mark.parametrize("kind", ["iql", "qq", "qv"])
 def test_a_terminated_row_bootstraps_nothing_but_counts(kind):
-    value = made(kind, expectile=0.7) if kind == "iql" else made(kind)
+    kappa = 0.7 if kind == "iql" else 0.5
     ended = rows().terminated
     assert bool(jnp.any(ended)) and not bool(jnp.any(rows().has_next & ended))
-    plain = learned(value, rows(), 3)[0].params
-    beyond = learned(value, changed(rows(), ended, next_obs=9.0, next_action=-7.0), 3)[0].params
+    plain = learned(kind, rows(), 3, kappa)[0].params
+    beyond = learned(kind, changed(rows(), ended, next_obs=9.0, next_action=-7.0), 3, kappa)[0].params
     jax.tree.map(np.testing.assert_array_equal, plain, beyond)
-    paid = learned(value, changed(rows(), ended, reward=5.0), 3)[0].params
+    paid = learned(kind, changed(rows(), ended, reward=5.0), 3, kappa)[0].params
     assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (plain, paid)), strict=True))
 
 
@@ -120,7 +151,7 @@ def expectile_of(low: np.ndarray, high: np.ndarray, kappa: float) -> np.ndarray:
 @pytest.mark.parametrize("kappa", [0.7, 0.99])
 def test_iql_is_the_expectile_fixed_point_and_towards_one_optimal(kappa):
     value = made("iql", expectile=kappa)
-    state, _ = learned(value)
+    state, _ = learned("iql", expectile=kappa)
     exact = solve(lambda q: expectile_of(q[:, 0], q[:, 1], kappa))
     np.testing.assert_allclose(table_of(value, state), exact, atol=0.02)
     optimal = solve(lambda q: q.max(axis=1))
@@ -131,9 +162,9 @@ def test_iql_is_the_expectile_fixed_point_and_towards_one_optimal(kappa):
 def test_iql_bootstraps_with_the_online_v_and_fits_the_target_q():
     """OGBench's, not HIQL's: V is fitted to the slow Q, Q to the V of this very step."""
     value = made("iql", expectile=0.7)
-    state = jax.jit(value.init)(jax.random.key(0))
+    state = start()
     zeroed = state._replace(target=jax.tree.map(jnp.zeros_like, state.target))
-    a, b = (fit(value.update, s, rows(), steps=1) for s in (state, zeroed))
+    a, b = (updated("iql", s, rows(), 1, 0.7) for s in (state, zeroed))
     assert float(a[1]["value/v_loss"]) != float(b[1]["value/v_loss"])
     np.testing.assert_array_equal(a[1]["value/q_loss"], b[1]["value/q_loss"])
     y = rows().reward + GAMMA * (1 - rows().terminated) * value.v(state, rows().next_obs)
@@ -144,10 +175,9 @@ def test_iql_bootstraps_with_the_online_v_and_fits_the_target_q():
 
 
 def test_the_target_moves_by_tau():
-    value = made("iql", expectile=0.7)
-    state = jax.jit(value.init)(jax.random.key(0))
+    state = start()
     state = state._replace(target=jax.tree.map(lambda x: x + 1.0, state.target))
-    new, _ = fit(value.update, state, rows(), steps=1)
+    new, _ = updated("iql", state, rows(), 1, 0.7)
     jax.tree.map(
         lambda now, online, old: np.testing.assert_allclose(now, 0.05 * online + 0.95 * old, rtol=1e-5, atol=1e-6),
         new.target, new.params["q"], state.target,
@@ -156,12 +186,10 @@ def test_the_target_moves_by_tau():
 
 def test_divergence_shows():
     """A reward of 1 and a Q of 100 at gamma 0.9: ten times what any return can be."""
-    value = made("qq")
-    state = jax.jit(value.init)(jax.random.key(0))
-    last = "Dense_2"
+    state, last = start(), "Dense_2"
     params = jax.tree.map(jnp.zeros_like, state.params)
     params = params | {"q": tuple(p | {last: p[last] | {"bias": jnp.full(1, -100.0)}} for p in params["q"])}
-    _, metrics = fit(value.update, state._replace(params=params), rows(), steps=1)
+    _, metrics = updated("qq", state._replace(params=params), rows(), 1)
     np.testing.assert_allclose(metrics["value/q_over_bound"], 10.0, rtol=1e-5)
     np.testing.assert_allclose(metrics["value/q_abs_max"], 100.0, rtol=1e-6)
 
