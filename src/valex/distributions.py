@@ -25,6 +25,12 @@ def normal_log_prob(mean: Array, std: Array, x: Array) -> Array:
     return jnp.sum(_normal_log_density(mean, std, x), axis=-1)
 
 
+def normal_sample(key: Array, mean: Array, std: Array) -> ActionSample:
+    """Draw a = mean + std * noise (reparameterised), not squashed, with its log-probability. Shapes as above."""
+    action = mean + std * jax.random.normal(key, mean.shape)
+    return ActionSample(action, normal_log_prob(mean, std, action), action)
+
+
 def normal_kl(mean: Array, std: Array, other_mean: Array, other_std: Array) -> Array:
     """Return KL(p || o) = sum_d [ log(o_d / s_d) + (s_d^2 + (m_d - n_d)^2) / (2 o_d^2) - 1/2 ] in nats, [...].
 

@@ -188,7 +188,9 @@ def test_divergence_shows():
     """A reward of 1 and a Q of 100 at gamma 0.9: ten times what any return can be."""
     state, last = start(), "Dense_2"
     params = jax.tree.map(jnp.zeros_like, state.params)
-    params = params | {"q": tuple(p | {last: p[last] | {"bias": jnp.full(1, -100.0)}} for p in params["q"])}
+    params = params | {
+        "q": tuple(p | {last: p[last] | {"bias": jnp.full(1, -100.0, jnp.float32)}} for p in params["q"])
+    }
     _, metrics = updated("qq", state._replace(params=params), rows(), 1)
     np.testing.assert_allclose(metrics["value/q_over_bound"], 10.0, rtol=1e-5)
     np.testing.assert_allclose(metrics["value/q_abs_max"], 100.0, rtol=1e-6)

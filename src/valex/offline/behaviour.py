@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from valex.distributions import normal_log_prob
+from valex.distributions import normal_log_prob, normal_sample
 from valex.networks import LOG_STD_RANGE, Network, mlp, normal_policy
 from valex.offline.batch import Dims
 from valex.settings.offline import BCConfig, PolicyConfig
@@ -44,9 +44,7 @@ def make_gaussian(config: BCConfig, dims: Dims) -> Fitted:
         return -jnp.mean(normal_log_prob(mean, std, action))
 
     def draw(params: PyTree, key: Array, x: Array) -> ActionSample:
-        mean, std = net.apply(params, x)
-        latent = mean + std * jax.random.normal(key, mean.shape)
-        return ActionSample(latent, normal_log_prob(mean, std, latent), latent)
+        return normal_sample(key, *net.apply(params, x))
 
     return Fitted(net.init, loss, draw, lambda params, x: net.apply(params, x)[0])
 
