@@ -30,10 +30,10 @@ def made(kind: str, **changes):
 
 @cache
 def program(next_action: bool):
-    """Compile updates on one and the same batch, their number and the expectile traced: one program for a family of values."""
+    """Compile updates on one and the same batch; number, expectile and lr are traced: one program for a family of values."""
 
-    def run(state, batch, expectile, steps):
-        value = make_td_value(IQLConfig(**TD), DIMS, expectile, next_action)
+    def run(state, batch, expectile, lr, steps):
+        value = make_td_value(IQLConfig(**(TD | {"lr": lr})), DIMS, expectile, next_action)
         one = lambda i, state: value.update(state, jax.random.key(i), batch)  # noqa: E731
         none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, 0, state)[1])
         return jax.lax.fori_loop(0, steps, lambda i, carry: one(i, carry[0]), (state, none))
@@ -47,13 +47,20 @@ def start():
     return jax.jit(made("qq").init)(jax.random.key(0))
 
 
-def updated(kind: str, state, batch, steps: int, expectile: float = 0.5):
+def updated(kind: str, state, batch, steps: int, expectile: float = 0.5, lr: float = TD["lr"]):
     """Return (state, last metrics) after `steps` updates of `made(kind)`; qv is iql with expectile 0.5, see below."""
-    return program(kind == "qq")(state, batch, expectile, steps)
+    return program(kind == "qq")(state, batch, expectile, lr, steps)
 
 
-def learned(kind: str, batch=None, steps: int = 4_000, expectile: float = 0.5):
-    return updated(kind, start(), rows() if batch is None else batch, steps, expectile)
+def learned(kind: str, batch, steps: int, expectile: float = 0.5):
+    """Return (state, last metrics) after a few updates from the start."""
+    return updated(kind, start(), batch, steps, expectile)
+
+
+def settled(kind: str, expectile: float = 0.5):
+    """Return (state, last metrics) where a value has converged: large steps, then small ones that do not go to and fro."""
+    state, _ = learned(kind, rows(), 4_000, expectile)
+    return updated(kind, state, rows(), 2_000, expectile, 0.1 * TD["lr"])
 
 
 # ------------------------------------------------------------------------------------------------------------------ losses
@@ -82,7 +89,7 @@ def test_contrastive_loss_by_hand():
 def test_sarsa_is_the_linear_solve(variant):
     """Both variants, and IQL with expectile 0.5, evaluate the policy that made the data."""
     value = made(variant)
-    state, metrics = learned(variant)
+    state, metrics = settled(variant)
     exact = linear_solve()
     np.testing.assert_allclose(table_of(value, state), exact, atol=0.01)
     v = value.v(state, rows().obs)
@@ -151,7 +158,7 @@ def expectile_of(low: np.ndarray, high: np.ndarray, kappa: float) -> np.ndarray:
 @pytest.mark.parametrize("kappa", [0.7, 0.99])
 def test_iql_is_the_expectile_fixed_point_and_towards_one_optimal(kappa):
     value = made("iql", expectile=kappa)
-    state, _ = learned("iql", expectile=kappa)
+    state, _ = settled("iql", kappa)
     exact = solve(lambda q: expectile_of(q[:, 0], q[:, 1], kappa))
     np.testing.assert_allclose(table_of(value, state), exact, atol=0.02)
     optimal = solve(lambda q: q.max(axis=1))
