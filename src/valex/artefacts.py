@@ -204,8 +204,8 @@ def make_recipe(source: Source, ask: ValueAsk | PolicyAsk) -> Recipe:
         raise ConfigError(str(error)) from error
     made_of = {"data": source.sha256, "rows": rows, "config": asdict(trained(config))}
     arguments = np.uint32(config.seed), np.int32(rows)
-    reads = value is not None and not isinstance(config, BCConfig)
-    if reads:
+    reads = not isinstance(ask, ValueAsk) and not isinstance(config, BCConfig)
+    if value is not None and reads:
         made_of["value"] = value.name
         arguments = (*arguments, np.float32(config.alpha))  # pyright: ignore[reportAttributeAccessIssue]
     folder = "values" if isinstance(ask, ValueAsk) else "policies"
