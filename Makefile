@@ -25,7 +25,7 @@ learning: .venv/installed-dev
 	@touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
-	$(PIP) -e '.[brax,minatar]' pytest pytest-xdist hypothesis ruff pyright
+	$(PIP) -e '.[brax,minatar,offline]' pytest pytest-xdist hypothesis ruff pyright
 	@touch $@ .venv/installed
 
 clean:

@@ -108,7 +108,9 @@ def test_version():
     assert said == (0, f"{__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "envs"], ["train", "sac", "--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "envs"], ["train", "sac", "--help"], ["train", "--help"], ["dataset", "--help"]]
+)
 def test_help_and_lists_do_not_import_jax(arguments):
     """They answer in under half a second because of this."""
     loaded = in_a_process(

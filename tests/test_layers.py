@@ -18,6 +18,8 @@ LAYERS = [
     ("train", "evaluate", "diagnostics"),
     (
         "checks",
+        "checks_offline",
+        "artefacts",
         "fields",
         "finished",
         "config",
@@ -32,6 +34,8 @@ LAYERS = [
         "arguments",
         "diagnose",
         "cli_diagnose",
+        "cli_dataset",
+        "datasets",
         "studies",
         "report",
         "cli",

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from valex.networks import conv, conv_same, critic_ensemble, gaussian_actor, mlp, stacked
+from valex.networks import (
+    conv,
+    conv_same,
+    critic_ensemble,
+    gaussian_actor,
+    layer_norm,
+    mlp,
+    normal_policy,
+    stacked,
+)
 
 
 def test_mlp_matches_numpy():
@@ -79,3 +88,36 @@ def test_a_grid_keeps_its_size_and_nets_stay_apart():
     np.testing.assert_allclose(moved[:, :, 3:-2], y[1][:, :, 2:-3], rtol=1e-4, atol=1e-5)
     kernel = np.asarray(one.init(jax.random.key(2))["layer_1"]["kernel"])
     assert kernel.shape == (72, 4) and abs(kernel.std() - 72**-0.5) < 0.02
+
+
+def test_layer_norm_is_flax_s_and_so_is_its_gradient():
+    from flax import linen
+
+    module = linen.LayerNorm(use_bias=False, use_scale=False)
+    other = lambda x: jnp.asarray(module.apply({}, x))  # noqa: E731
+    x, weight = 3.0 + 2.0 * jax.random.normal(jax.random.key(0), (2, 7, 64)), jnp.arange(64.0)
+    np.testing.assert_allclose(layer_norm(x), other(x), atol=2e-5)
+    slopes = [jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x)) * weight))(x) for f in (layer_norm, other)]
+    np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-3)
+    assert not np.any(layer_norm(jnp.full((2, 5), 4.0)))  # no spread: 0, not NaN
+
+
+def test_a_normalised_mlp_forgets_the_scale_of_its_hidden_layer():
+    net = mlp(3, (16,), 1, 0, "relu", layer_norm=True)
+    params = net.init(jax.random.key(0))
+    larger = params | {"Dense_0": jax.tree.map(lambda x: 7.0 * x, params["Dense_0"])}
+    x = jax.random.normal(jax.random.key(1), (9, 3))
+    np.testing.assert_allclose(net.apply(larger, x), net.apply(params, x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("std", ["unit", "shared", "state"])
+def test_the_spread_of_a_normal_policy(std):
+    net = normal_policy(3, 2, (8,), "gelu", std)
+    params = net.init(jax.random.key(0))
+    mean, spread = net.apply(params, jax.random.normal(jax.random.key(1), (5, 3)))
+    assert mean.shape == spread.shape == (5, 2) and bool(jnp.all(spread > 0))
+    assert ("log_std" in params) == (std == "shared")
+    assert (np.ptp(spread, axis=0) > 1e-4).all() == (std == "state")
+    if std == "shared":
+        tight = params | {"log_std": jnp.full(2, -99.0)}
+        np.testing.assert_allclose(net.apply(tight, jnp.ones(3))[1], np.exp(-5.0), rtol=1e-5)

@@ -44,6 +44,14 @@ def test_the_lines_on_gradients_run():
     assert found["quantities"]["relative_bias"]["dp"]["value"][1] > 0  # a critic that knows nothing
 
 
+def test_a_policy_from_a_dataset_as_documented_is_near_the_best_action():
+    names: dict = {}
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)[2]
+    exec(compile(code, "adding.md", "exec"), names)
+    assert 0.25 < float(names["chosen"].mean()) < 0.75  # the data's mean action is 0, the best one 0.5
+    assert float(names["about_value"]["value/q_over_bound"]) < 1.0
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
 def test_links_lead_somewhere(target):
     assert target.startswith("http") or (ROOT / target).exists(), target

@@ -78,15 +78,25 @@ def make_counting_pendulum(config: EnvConfig):
 
 
 @cache
+def _classes() -> dict[str, ast.ClassDef]:
+    """Return every class of settings by its name."""
+    files = sorted(Path(settings.__file__).parent.glob("*.py"))
+    return {n.name: n for path in files for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)}
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """Return field -> the text below it in settings, of one class and what it inherits."""
+    body = [line for base in reversed(cls.__mro__[:-1]) for line in _classes()[base.__name__].body]
+    return {
+        ast.unparse(field.target): ast.literal_eval(text.value)
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+@cache
 def documentation(agent: str = "") -> dict[str, str]:
     """Return dotted field -> the text below it in settings; of one learner, or of all, where the last one counts."""
-    classes = {
-        node.name: node
-        for path in sorted(Path(settings.__file__).parent.glob("*.py"))
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef)
-    }
-    texts = {}
 
     def parts(cls: type, prefix: str = ""):
         yield prefix, cls
@@ -95,12 +105,7 @@ def documentation(agent: str = "") -> dict[str, str]:
                 if f"{prefix}{name}" != "agent" or not agent or part is AGENT_CONFIGS[agent]:
                     yield from parts(part, f"{prefix}{name}.")
 
-    for prefix, cls in parts(RunConfig):
-        body = [line for base in reversed(cls.__mro__[:-1]) for line in classes[base.__name__].body]
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                texts[f"{prefix}{ast.unparse(field.target)}"] = ast.literal_eval(text.value)
-    return texts
+    return {f"{prefix}{name}": text for prefix, cls in parts(RunConfig) for name, text in field_texts(cls).items()}
 
 
 def words(config: RunConfig) -> list[str]:

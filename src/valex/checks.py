@@ -2,7 +2,7 @@
 
 import math
 
-from valex.fields import ConfigError, flatten, wrong_value
+from valex.fields import ConfigError, check_fields, flatten
 from valex.settings import (
     AGENT_CONFIGS,
     GOLDEN,
@@ -21,9 +21,7 @@ TO_LEARN = f"set model.name {' or '.join(LEARNED)}"
 
 def check(config: RunConfig) -> RunConfig:
     """Return the config if it can run. Raises ConfigError with one line naming the first field that cannot be."""
-    for name, value in flatten(config):
-        if wrong := wrong_value(name, value):
-            raise ConfigError(wrong)
+    check_fields(config)
     _check_agent(config)
     _check_target(config)
     _check_expansion(config)

@@ -1,4 +1,4 @@
-"""The command line: valex train | study | report | diagnose | list | doctor.
+"""The command line: valex train | study | report | diagnose | dataset | list | doctor.
 
 Exit codes: 0 ok, 1 a run failed, 2 usage or no such device, 3 diverged (not finite), 75 stopped by SIGTERM with a
 checkpoint saved, 130 SIGINT, 141 nobody reads stdout. Nothing here imports jax before a command needs it, so that help
@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from valex import __version__
+from valex import __version__, tables
 from valex.arguments import ReportCommand, RunOptions, StudyCommand, TrainCommand, UsageError, parse
 from valex.checks import check
 from valex.config import PRESET_SUMMARIES, PRESETS, run_id
@@ -25,16 +25,18 @@ from valex.device import DeviceError
 from valex.fields import ConfigError
 from valex.settings import RunConfig, needs_model
 from valex.sinks import SINKS
-from valex.tables import AGENTS, ENVS, MODELS, RULES, STUDIES, load
+from valex.tables import STUDIES, load
 
 MAX_WORKERS = 1024
-TABLES = {"agents": AGENTS, "envs": ENVS, "models": MODELS, "rules": RULES, "studies": STUDIES}
+LISTS = ("agents", "envs", "models", "rules", "studies", "values", "extractors", "formats", "generators")
+TABLES = {name: getattr(tables, name.upper()) for name in LISTS}
 
 USAGE = f"""valex {__version__}: a laboratory for value expansion in reinforcement learning
 
   valex train PRESET [--field value ...]    train one config; presets: {", ".join(PRESETS)}
   valex study NAME --preset smoke|quick|paper   run a grid of configs and report on it; studies: {", ".join(STUDIES)}
   valex report DIR                          write the HTML report of the runs in DIR
+  valex dataset generate|card|convert       make a dataset, say what is in one, write it in another format
   valex diagnose gradients RUN              why a policy gradient is as it is, and which horizon to use
   valex list {"|".join(TABLES)}
   valex doctor                              what is installed, which device, what is missing
@@ -295,7 +297,7 @@ def doctor(arguments: list[str]) -> int:
 
 
 COMMANDS = {"train": train, "study": study, "report": report, "list": list_table, "doctor": doctor}
-ELSEWHERE = {"diagnose": "valex.cli_diagnose"}  # modules with a function of the command's name
+ELSEWHERE = {name: f"valex.cli_{name}" for name in ("diagnose", "dataset")}  # modules with a function of that name
 
 
 def main(arguments: list[str] | None = None) -> int:

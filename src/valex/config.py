@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from valex.fields import ConfigError, parts_of
 from valex.settings import (
@@ -183,13 +183,19 @@ def _canonical_model(model: ModelConfig) -> ModelConfig:
     return ModelConfig(name=model.name)
 
 
-def _as_declared(config: Any) -> Any:
+def as_declared(config: Any) -> Any:
     """Return a config whose number fields hold floats, so that equal configs are written alike (1 and 1.0, 0.0 and -0.0)."""
     values = {}
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        values[name] = _as_declared(value) if is_dataclass(value) else float(value) + 0.0 if hint is float else value
+        number = hint is float or (float in get_args(hint) and isinstance(value, (int, float)))
+        values[name] = as_declared(value) if is_dataclass(value) else float(value) + 0.0 if number else value
     return replace(config, **values)
+
+
+def digest(values: dict, digits: int) -> str:
+    """Return the first hex digits of the sha256 of nested plain dicts; the order of their keys does not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def horizon(config: RunConfig) -> int:
@@ -224,8 +230,8 @@ def algorithm(config: RunConfig) -> str:
 
 def config_hash(config: RunConfig) -> str:
     """Return 8 hex digits of what determines a run's training: the canonical config less storage and diagnostics."""
-    core = _as_declared(replace(canonical(config), diagnostics=DiagnosticsConfig(), store=StoreConfig()))
-    return hashlib.sha256(json.dumps(asdict(core), sort_keys=True).encode()).hexdigest()[:8]
+    core = as_declared(replace(canonical(config), diagnostics=DiagnosticsConfig(), store=StoreConfig()))
+    return digest(asdict(core), 8)
 
 
 def run_id(config: RunConfig) -> str:

@@ -14,13 +14,39 @@ def tanh_log_det(latent: Array) -> Array:
     return 2.0 * (_LOG_2 - latent - jax.nn.softplus(-2.0 * latent))
 
 
+def _normal_log_density(mean: Array, std: Array, x: Array) -> Array:
+    """Return log N(x; mean, std) elementwise."""
+    z = (x - mean) / std
+    return -0.5 * z * z - jnp.log(std) - _HALF_LOG_2PI
+
+
+def normal_log_prob(mean: Array, std: Array, x: Array) -> Array:
+    """Return sum_d log N(x_d; mean_d, std_d); `mean`, `std` (> 0) and `x` are [..., act_dim], the result [...] in nats."""
+    return jnp.sum(_normal_log_density(mean, std, x), axis=-1)
+
+
+def normal_sample(key: Array, mean: Array, std: Array) -> ActionSample:
+    """Draw a = mean + std * noise (reparameterised), not squashed, with its log-probability. Shapes as above."""
+    action = mean + std * jax.random.normal(key, mean.shape)
+    return ActionSample(action, normal_log_prob(mean, std, action), action)
+
+
+def normal_kl(mean: Array, std: Array, other_mean: Array, other_std: Array) -> Array:
+    """Return KL(p || o) = sum_d [ log(o_d / s_d) + (s_d^2 + (m_d - n_d)^2) / (2 o_d^2) - 1/2 ] in nats, [...].
+
+    p = N(m, s) has `mean` and `std`, o = N(n, o) `other_mean` and `other_std`, all [..., act_dim] and diagonal. With all
+    standard deviations 1 it is half the squared distance of the means.
+    """
+    ratio = jnp.square(std) + jnp.square(mean - other_mean)
+    return jnp.sum(jnp.log(other_std / std) + ratio / (2.0 * jnp.square(other_std)) - 0.5, axis=-1)
+
+
 def tanh_normal_log_prob(mean: Array, std: Array, latent: Array) -> Array:
     """Return log pi(tanh(u)) = sum_d [ log N(u_d; mean_d, std_d) - log(1 - tanh(u_d)^2) ].
 
     `mean`, `std` (> 0) and `latent` u are [..., act_dim]; the result [...] is in nats. Source: Haarnoja et al. 2018, appendix C.
     """
-    z = (latent - mean) / std
-    return jnp.sum(-0.5 * z * z - jnp.log(std) - _HALF_LOG_2PI - tanh_log_det(latent), axis=-1)
+    return jnp.sum(_normal_log_density(mean, std, latent) - tanh_log_det(latent), axis=-1)
 
 
 def tanh_normal_sample(key: Array, mean: Array, std: Array) -> ActionSample:

@@ -23,6 +23,7 @@ CORE = (
 )
 EXTRAS = {
     "brax": ("brax", "mujoco", "mujoco-mjx"),
+    "offline": ("h5py", "minari", "ogbench", "gymnasium", "dm_control"),
     "minatar": ("pgx",),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from valex.settings import (
     Activation,
@@ -175,6 +175,17 @@ def field_types(cls: type = RunConfig, prefix: str = "") -> Iterator[tuple[str, 
 
 
 TYPES = dict(field_types())
+
+
+class Rules(NamedTuple):
+    """What the fields of a family of configs may hold, by dotted name."""
+
+    types: dict[str, Any]
+    choices: dict[str, tuple[str, ...]]
+    ranges: dict[str, tuple[float, float, bool, bool]]
+
+
+RUN = Rules(TYPES, CHOICES, RANGES)
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -198,16 +209,24 @@ def _kind(hint: Any) -> str:
     return _KINDS.get(hint, "None" if hint is type(None) else "text")
 
 
-def wrong_value(field: str, value: Any) -> str | None:
+def wrong_value(field: str, value: Any, rules: Rules = RUN) -> str | None:
     """Return what is wrong with the value of one field, or None."""
-    if not _is_a(value, TYPES[field]):
-        return f"{field}: {value!r} is not {_kind(TYPES[field])}"
-    if field in CHOICES and value not in CHOICES[field]:
-        return f"{field}: {value!r} is not known; choose one of {', '.join(CHOICES[field])}"
-    if field not in RANGES or value is None:
+    hint = rules.types[field]
+    if not _is_a(value, hint):
+        return f"{field}: {value!r} is not {_kind(hint)}"
+    if field in rules.choices and value not in rules.choices[field]:
+        return f"{field}: {value!r} is not known; choose one of {', '.join(rules.choices[field])}"
+    if field not in rules.ranges or value is None:
         return None
-    low, high, low_in, high_in = RANGES[field]
+    low, high, low_in, high_in = rules.ranges[field]
     numbers = value if isinstance(value, tuple) else (value,)
     fit = all((n >= low if low_in else n > low) and (n <= high if high_in else n < high) for n in numbers)
     allowed = f"{'[' if low_in else '('}{low}, {high}{']' if high_in else ')'}"
     return None if fit else f"{field}: {value} is outside {allowed}"
+
+
+def check_fields(config: Any, rules: Rules = RUN, prefix: str = "") -> None:
+    """Raise ConfigError with one line naming the first field of a config, behind `prefix`, that cannot be."""
+    for name, value in flatten(config, prefix):
+        if wrong := wrong_value(name, value, rules):
+            raise ConfigError(wrong)

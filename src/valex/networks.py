@@ -20,20 +20,60 @@ class Network(NamedTuple):
     refresh: Callable = lambda params: params  # (params) -> params after an optimiser's step
 
 
-ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu}
+ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "gelu": nn.gelu}
+
+
+LAYER_NORM_FLOOR = 1e-6  # added to a variance before it is inverted
+
+
+def _row_mean(x: Array) -> Array:
+    """Return the mean over the last axis, kept; a product, because a sum is taken one by one on a CPU."""
+    return jnp.dot(x, jnp.full(x.shape[-1], 1.0 / x.shape[-1]), precision="highest")[..., None]
+
+
+@jax.custom_vjp
+def layer_norm(x: Array) -> Array:
+    """Return (x - m) / sqrt(v + 1e-6), m and v mean and variance over the last axis of x [..., width] (Ba et al. 2016).
+
+    Gradient: dx = (dy - mean dy - y mean(y dy)) / sqrt(v + 1e-6). Written with products it takes a fifth off a value's update
+    with 64 units (docs/decisions.md).
+    """
+    return _layer_norm_forward(x)[0]
+
+
+def _layer_norm_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    centred = x - _row_mean(x)
+    scale = jax.lax.rsqrt(_row_mean(jnp.square(centred)) + LAYER_NORM_FLOOR)
+    y = centred * scale
+    return y, (y, scale)
+
+
+def _layer_norm_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array]:
+    y, scale = saved
+    return (scale * (slope - _row_mean(slope) - y * _row_mean(y * slope)),)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class MLP(nn.Module):
-    """Layers of the given widths with one activation, then a linear layer of `out` units; Lecun-normal weights, zero biases."""
+    """Layers of the given widths with one activation, then a linear layer of `out` units; Lecun-normal weights, zero biases.
+
+    `layer_norm` brings what leaves an activation to mean 0 and variance 1. It has no gain and no offset of its own: a linear
+    layer always follows, which can express both.
+    """
 
     hidden: Sequence[int]
     out: int
     activation: str = "relu"
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for width in self.hidden:
             x = ACTIVATIONS[self.activation](nn.Dense(width)(x))
+            if self.layer_norm:
+                x = layer_norm(x)
         return nn.Dense(self.out)(x)
 
 
@@ -55,9 +95,11 @@ def lecun_normal(key: Array, shapes: PyTree) -> PyTree:
     return jax.tree.unflatten(tree, values)
 
 
-def mlp(in_dim: int, hidden: Sequence[int], out: int, copies: int = 0, activation: str = "relu") -> Network:
+def mlp(
+    in_dim: int, hidden: Sequence[int], out: int, copies: int = 0, activation: str = "relu", layer_norm: bool = False
+) -> Network:
     """Build x [..., in_dim] -> [..., out]; `copies` > 0 makes init return a tuple of that many independent trees."""
-    module = MLP(tuple(hidden), out, activation)
+    module = MLP(tuple(hidden), out, activation, layer_norm)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, in_dim)))["params"])
     wanted = tuple(shapes for _ in range(copies)) if copies else shapes
     return Network(lambda key: lecun_normal(key, wanted), lambda params, x: module.apply({"params": params}, x))
@@ -70,13 +112,20 @@ def action_features(spec: EnvSpec) -> tuple[int, Callable]:
     return spec.num_actions, lambda action: jax.nn.one_hot(action, spec.num_actions)
 
 
-def critic_ensemble(obs_dim: int, act_dim: int, hidden: Sequence[int], num_critics: int) -> Network:
+def critic_ensemble(
+    obs_dim: int,
+    act_dim: int,
+    hidden: Sequence[int],
+    num_critics: int,
+    activation: str = "relu",
+    layer_norm: bool = False,
+) -> Network:
     """Build (obs [..., obs_dim], action [..., act_dim]) -> q [num_critics, ...]; independent initial weights.
 
     The heads are a tuple of separate parameter trees and are applied one after the other: on a CPU two plain matrix
     products are faster than one batched product of the same size (docs/decisions.md).
     """
-    head = mlp(obs_dim + act_dim, hidden, 1, copies=num_critics)
+    head = mlp(obs_dim + act_dim, hidden, 1, num_critics, activation, layer_norm)
 
     def apply(params: PyTree, obs: Array, action: Array) -> Array:
         x = jnp.concatenate([obs, action], axis=-1)
@@ -94,6 +143,31 @@ def gaussian_actor(obs_dim: int, act_dim: int, hidden: Sequence[int], min_std: f
         return mean, jax.nn.softplus(s) + min_std
 
     return Network(trunk.init, apply)
+
+
+LOG_STD_RANGE = (-5.0, 2.0)  # of policies on data: exp(-5) = 0.7 % of half the box
+
+
+def normal_policy(obs_dim: int, act_dim: int, hidden: Sequence[int], activation: str, std: str) -> Network:
+    """Build obs [..., obs_dim] -> (mean, std), each [..., act_dim], of a Gaussian on the actions as they are, without tanh.
+
+    `std` is `unit` (1, not learned), `shared` (one learned number for each action dimension) or `state` (an output of the
+    net); log std is clipped to [-5, 2]. Source: OGBench, impls/utils/networks.py, GCActor (`const_std`, log_stds, a head).
+    """
+    trunk = mlp(obs_dim, hidden, act_dim * (2 if std == "state" else 1), activation=activation)
+
+    def init(key: Array) -> PyTree:
+        params = {"trunk": trunk.init(key)}
+        return params | {"log_std": jnp.zeros(act_dim)} if std == "shared" else params
+
+    def apply(params: PyTree, obs: Array) -> tuple[Array, Array]:
+        out = trunk.apply(params["trunk"], obs)
+        if std == "unit":
+            return out, jnp.ones_like(out)
+        mean, log_std = jnp.split(out, 2, axis=-1) if std == "state" else (out, params["log_std"])
+        return mean, jnp.broadcast_to(jnp.exp(jnp.clip(log_std, *LOG_STD_RANGE)), mean.shape)
+
+    return Network(init, apply)
 
 
 def stacked(one: Network, num: int) -> Network:

@@ -38,7 +38,7 @@ class Replay:
     layout: Layout
 
 
-def init(example: Transition, capacity: int, num_envs: int) -> Replay:
+def init(example: PyTree, capacity: int, num_envs: int) -> Replay:
     """Allocate a ring of `capacity` rows for `num_envs` environments, shaped like one `example` step without axes.
 
     Raises ValueError if capacity is below 1 or a field is neither a flag nor made of 32-bit numbers.
@@ -54,7 +54,7 @@ def init(example: Transition, capacity: int, num_envs: int) -> Replay:
     return Replay(words, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), layout)
 
 
-def _pack(layout: Layout, step: Transition) -> Array:
+def _pack(layout: Layout, step: PyTree) -> Array:
     """Lay the leaves [N, ...] of a step side by side as words [N, width]."""
     words, flags = [], []
     for leaf, dtype in zip(jax.tree.leaves(step), layout.dtypes, strict=True):
@@ -89,7 +89,7 @@ def _unpack(layout: Layout, words: Array) -> Transition:
     return jax.tree.unflatten(layout.tree, leaves)
 
 
-def add(replay: Replay, step: Transition) -> Replay:
+def add(replay: Replay, step: PyTree) -> Replay:
     """Write one step of every environment, leaves [num_envs, ...], over the oldest row once the ring is full."""
     chex.assert_trees_all_equal_structs(jax.tree.unflatten(replay.layout.tree, replay.layout.dtypes), step)
     capacity = replay.words.shape[0]
@@ -98,18 +98,25 @@ def add(replay: Replay, step: Transition) -> Replay:
     return Replay(words, position, size, replay.layout)
 
 
+def draw_below(key: Array, count: int, n: Array) -> Array:
+    """Draw `count` numbers uniformly of 0 .. n - 1, int32; n may be traced.
+
+    One draw of 32 bits modulo n: some are likelier than others by a factor of at most 1 + n / 2^32.
+    """
+    return (jax.random.bits(key, (count,)) % n.astype(jnp.uint32)).astype(jnp.int32)
+
+
 def sample_windows(replay: Replay, key: Array, batch: int, length: int, oldest: int | None = None) -> Array:
     """Draw `batch` windows of `length` consecutive rows of one environment, uniformly; slots [length, batch] of the ring.
 
     A window never crosses the write head; it may cross the end of an episode, which its flags show. At least `length`
     rows must have been written: the caller's warm-up sees to that (`checks.check`). `oldest` keeps to the rows of the first
-    so many steps. One draw of 32 bits modulo the N possible windows: some are likelier than others by a factor of at most
-    1 + N / 2^32.
+    so many steps.
     """
     capacity, num_envs, _ = replay.words.shape
     size = replay.size if oldest is None else jnp.minimum(replay.size, max(oldest // num_envs, length))
     windows = (size - (length - 1)) * num_envs
-    start = (jax.random.bits(key, (batch,)) % windows.astype(jnp.uint32)).astype(jnp.int32)
+    start = draw_below(key, batch, windows)
     age, env = start // num_envs, start % num_envs
     rows = (replay.position - replay.size + age + jnp.arange(length)[:, None]) % capacity
     return rows * num_envs + env

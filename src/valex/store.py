@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,21 +54,36 @@ class StoredRun(NamedTuple):
     diagnostics: dict
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` at once: a reader sees the old file or the new one. Raises OSError; leaves no part file."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a name beside `path` to write a file or folder to; then put it there at once: a reader sees the old or the new.
+
+    A folder replaces a folder through a short-lived second name. Raises OSError; leaves no part.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        yield part
+        for file in [part] if part.is_file() else [f for f in part.rglob("*") if f.is_file()]:
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+        if part.is_dir() and path.is_dir():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            os.replace(path, old)
+            os.replace(part, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(part, path)
+    finally:
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` at once. Raises OSError; leaves no part file."""
+    try:
+        with replacing(path) as part:
+            part.write_bytes(data)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk is named with its file
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -89,12 +105,15 @@ def read_json(path: Path) -> dict:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the run directory alone; the lock goes with the process. Raises StoreError if another process has it."""
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the run directory alone; the lock goes with the process.
+
+    If another process has it, raises StoreError, or with `wait` stands by until it is free.
+    """
     path.mkdir(parents=True, exist_ok=True)
     with open(path / ".lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise StoreError(
                 f"{path}: another process is training in this directory; wait for it or stop it"
@@ -120,8 +139,8 @@ def append_line(path: Path, row: dict[str, float]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def read_lines(path: Path) -> list[dict]:
-    """Return the rows of a JSONL file up to the first that cannot be read, such as a line torn by a kill."""
+def read_lines(path: Path, by: str = "env_steps") -> list[dict]:
+    """Return the rows of a JSONL file, each with an entry `by`, up to the first that cannot be read, such as a torn line."""
     if not path.exists():
         return []
     rows = []
@@ -130,7 +149,7 @@ def read_lines(path: Path) -> list[dict]:
             row = json.loads(line)
         except ValueError:
             break
-        if not isinstance(row, dict) or "env_steps" not in row:
+        if not isinstance(row, dict) or by not in row:
             break
         rows.append(row)
     return rows
@@ -144,15 +163,15 @@ def _rows_said(path: Path) -> list[dict]:
     return rows
 
 
-def has_row(path: Path, env_steps: int) -> bool:
-    """Return whether a JSONL file holds the row at `env_steps`, with nothing unreadable before it."""
-    return any(row["env_steps"] == env_steps for row in read_lines(path))
+def has_row(path: Path, steps: int, by: str = "env_steps") -> bool:
+    """Return whether a JSONL file holds the row at `steps`, with nothing unreadable before it."""
+    return any(row[by] == steps for row in read_lines(path, by))
 
 
-def truncate_lines(path: Path, env_steps: int) -> None:
-    """Drop the rows after `env_steps`: they were written after the checkpoint that a run resumes from."""
+def truncate_lines(path: Path, steps: int, by: str = "env_steps") -> None:
+    """Drop the rows after `steps`: they were written after the checkpoint that training resumes from."""
     if path.exists():
-        kept = [row for row in read_lines(path) if row["env_steps"] <= env_steps]
+        kept = [row for row in read_lines(path, by) if row[by] <= steps]
         write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
@@ -188,17 +207,17 @@ def load_final(path: Path) -> dict[str, np.ndarray]:
         raise StoreError(f"{file}: damaged ({error}); delete the run directory and train again") from error
 
 
-def save_checkpoint(path: Path, env_steps: int, arrays: dict[str, np.ndarray], keep: int) -> None:
-    """Save named arrays as the checkpoint at `env_steps`, then drop all but the newest `keep`. Raises OSError.
+def save_checkpoint(path: Path, steps: int, arrays: dict[str, np.ndarray], keep: int) -> None:
+    """Save named arrays as the checkpoint at `steps`, then drop all but the newest `keep`. Raises OSError.
 
     The manifest is written last: what has no manifest is no checkpoint.
     """
     folder = path / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     data = _encoded(arrays)
-    stem = folder / f"{env_steps:012d}"
+    stem = folder / f"{steps:012d}"
     write_bytes(stem.with_suffix(".safetensors"), data)
-    manifest = {"env_steps": env_steps, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = {"steps": steps, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     write_json(stem.with_suffix(".json"), manifest)
     _retain(folder, checkpoint_steps(path)[:keep])
 
@@ -211,21 +230,21 @@ def _retain(folder: Path, steps: list[int]) -> None:
                 old.unlink(missing_ok=True)
 
 
-def forget_after(path: Path, env_steps: int, keep: int) -> None:
-    """Remove the checkpoints after `env_steps`, damaged ones that must not push good ones out, and all but `keep`."""
-    _retain(path / "checkpoints", [step for step in checkpoint_steps(path) if step <= env_steps][:keep])
+def forget_after(path: Path, steps: int, keep: int) -> None:
+    """Remove the checkpoints after `steps`, damaged ones that must not push good ones out, and all but `keep`."""
+    _retain(path / "checkpoints", [step for step in checkpoint_steps(path) if step <= steps][:keep])
 
 
 def checkpoint_steps(path: Path) -> list[int]:
-    """Return the env_steps of the checkpoints of a run, newest first; damaged ones included."""
+    """Return the steps of the checkpoints of a run, newest first; damaged ones included."""
     return sorted((int(p.stem) for p in (path / "checkpoints").glob("*.json") if p.stem.isdigit()), reverse=True)
 
 
-def load_checkpoint(path: Path, env_steps: int) -> dict[str, np.ndarray] | None:
-    """Return the arrays saved at `env_steps`, or None if the file is missing, truncated or altered."""
+def load_checkpoint(path: Path, steps: int) -> dict[str, np.ndarray] | None:
+    """Return the arrays saved at `steps`, or None if the file is missing, truncated or altered."""
     from safetensors.numpy import load
 
-    stem = path / "checkpoints" / f"{env_steps:012d}"
+    stem = path / "checkpoints" / f"{steps:012d}"
     try:
         manifest = json.loads(stem.with_suffix(".json").read_text())
         data = stem.with_suffix(".safetensors").read_bytes()

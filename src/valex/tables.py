@@ -109,6 +109,45 @@ STUDIES = {
     ),
 }
 
+VALUES = {
+    "iql": Entry(
+        "valex.offline.values:make_iql", "expectile of Q over the data's actions, towards the best of them (IQL)"
+    ),
+    "sarsa": Entry(
+        "valex.offline.values:make_sarsa", "value of the policy that collected the data, with Q or V behind it"
+    ),
+    "crl": Entry("valex.offline.values:make_crl", "log-ratio of reaching a goal, by contrast within the batch (CRL)"),
+}
+
+EXTRACTORS = {
+    "bc": Entry("valex.offline.extraction:make_bc", "behaviour cloning: a Gaussian, a mixture or a flow"),
+    "awr": Entry("valex.offline.extraction:make_awr", "cloning weighted by exp(alpha A): alpha 0 is BC (AWR)"),
+    "ddpg_bc": Entry("valex.offline.extraction:make_ddpg_bc", "climb Q, tethered to the data: alpha infinite is BC"),
+    "sfbc": Entry("valex.offline.extraction:make_sfbc", "the best of N candidates of a cloned policy (SfBC)"),
+}
+
+FORMATS = {
+    "native": Entry("valex.datasets.native:NATIVE", "our own folder: safetensors and a card"),
+    "ogbench": Entry("valex.datasets.ogbench:OGBENCH", "OGBench's npz, final observations kept"),
+    "minari": Entry("valex.datasets.minari:MINARI", "Minari's HDF5 folder, final observations kept", "offline"),
+    "d4rl": Entry("valex.datasets.d4rl:D4RL", "D4RL's HDF5 with terminals and timeouts", "offline"),
+}
+
+GENERATORS = {
+    "pointmaze": Entry(
+        "valex.datasets.generate.pointmaze:generate", "OGBench's point maze by its exact oracle", "offline"
+    ),
+    "locomotion": Entry(
+        "valex.datasets.generate.locomotion:generate", "our own trained agents: random, medium, replay, expert, noise"
+    ),
+    "exploration": Entry(
+        "valex.datasets.generate.exploration:generate", "novelty alone (RND), rewards put on afterwards"
+    ),
+    "manipulation": Entry(
+        "valex.datasets.generate.manipulation:generate", "OGBench's cube and scene by its scripted oracles", "offline"
+    ),
+}
+
 
 def load(table: dict[str, Entry], name: str) -> Any:
     """Return the object that `name` stands for in `table`; KeyError if it is not registered."""

@@ -5,7 +5,7 @@ An empty tuple `()` in a field means "not stored": it is a PyTree without leaves
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -35,6 +35,20 @@ class Transition(NamedTuple):
     sim_state: PyTree = ()  # the least the oracle needs to restart at obs; kept only for actor expansion
     next_sim_state: PyTree = ()  # the same at next_obs; kept only for critic expansion
     age: Any = ()  # [...] int32 control steps since the reset; kept only for a law of starts
+
+
+class Step(Protocol):
+    """What a one-step target reads of a step, wherever it is stored."""
+
+    @property
+    def reward(self) -> Array:
+        """[B] per control step."""
+        ...
+
+    @property
+    def terminated(self) -> Array:
+        """[B] bool, or 0. and 1.: nothing is bootstrapped."""
+        ...
 
 
 class StepOut(NamedTuple):

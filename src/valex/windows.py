@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from valex.envs.base import tree_where
 from valex.targets import Rule, aggregate
-from valex.types import Array, Bootstrap, Model, PyTree, ReturnInputs, Transition
+from valex.types import Array, Bootstrap, Model, PyTree, ReturnInputs, Step, Transition
 
 
 class Rollout(NamedTuple):
@@ -74,9 +74,15 @@ def as_rollout(start_obs: Array, rows: tuple) -> Rollout:
     return Rollout(jnp.concatenate([start_obs[None], obs]), action, latent, log_prob, *ends)
 
 
-def real_row(first: Transition, gamma: float) -> tuple[Array, Array]:
+def real_row(first: Step, gamma: float) -> tuple[Array, Array]:
     """Return (reward, gamma (1 - terminated)) of the real step that a critic's window begins with, each [B]."""
     return first.reward, gamma * (1.0 - first.terminated)
+
+
+def one_step(first: Step, gamma: float, value: Array) -> ReturnInputs:
+    """Return the window of the real step alone, closed by `value` = V(s_1) [B]: every rule folds it to r + g V(s_1)."""
+    reward, discount = (row[None] for row in real_row(first, gamma))
+    return ReturnInputs(reward, discount, value[None], value[None], jnp.zeros_like(reward), jnp.ones_like(reward))
 
 
 def from_model(

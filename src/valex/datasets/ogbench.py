@@ -1,0 +1,108 @@
+"""OGBench's npz: flat arrays, T + 1 rows for T steps, `terminals` 1 on the last row, which holds the final observation.
+
+`<name>-val.npz` beside it is its validation set. We add rewards, terminated and the card under keys of our own, which
+OGBench's loader does not look at.
+"""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from valex.datasets.base import CARD_KEY, NEXT, Format, boxed, built, cut_at_flags, finished, with_final, without_final
+from valex.datasets.card import Card, to_json
+from valex.offline.data import DataError, Dataset
+
+KEYS = {"obs": "observations", "action": "actions", "reward": "rewards", "next_obs": "observations"}
+OURS = ("rewards", "terminated", CARD_KEY, "valex_extras")
+
+
+def looks_like(path: Path) -> bool:
+    """Return whether a file is a zip archive of npy files, or is called one."""
+    return path.is_file() and (path.suffix == ".npz" or zipfile.is_zipfile(path))
+
+
+def validation_path(path: Path) -> Path:
+    """Return where the validation set of `path` lies."""
+    return path.with_name(f"{path.stem}-val.npz")
+
+
+def read(path: Path) -> tuple[Dataset, Card]:
+    """Read one npz file. Raises ConfigError, or what `base.naming` turns into one."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    for key in ("observations", "actions", "terminals"):
+        if key not in arrays:
+            raise DataError(
+                f"{key}: missing; the file holds {', '.join(arrays) or 'nothing'}; is it an OGBench dataset?"
+            )
+    final = _final_rows(arrays)
+    notes: list[str] = []
+    data = _dataset(arrays, final, notes)
+    if validation_path(path).is_file():
+        notes.append(f"validation set beside it: {validation_path(path).name}")
+    text = str(arrays[CARD_KEY]) if CARD_KEY in arrays else None
+    return data, finished(data, path, "OGBench npz", notes, text)
+
+
+def _final_rows(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the rows that end a trajectory, [E]. Raises DataError where keys differ in length or a trajectory is empty."""
+    rows = len(arrays["observations"])
+    for key, value in arrays.items():
+        if key not in OURS and len(value) != rows:
+            raise DataError(f"{key}: {len(value)} rows, observations has {rows}; all keys need the same")
+    final = np.flatnonzero(arrays["terminals"] > 0)
+    if len(final) == 0 or final[-1] != rows - 1:
+        raise DataError(
+            f"terminals: row {rows - 1}, the last, does not end its trajectory; the file was cut, get it again"
+        )
+    short = np.flatnonzero(np.diff(final, prepend=-1) < 2)
+    if len(short):
+        raise DataError(f"terminals: row {final[short[0]]} ends a trajectory without a step; leave it out")
+    return final
+
+
+def _dataset(arrays: dict[str, np.ndarray], final: np.ndarray, notes: list[str]) -> Dataset:
+    """Build the dataset of arrays with final rows."""
+    obs, next_obs = without_final(arrays["observations"], final)
+    zeros = np.zeros(len(arrays["observations"]))
+    if "rewards" not in arrays:
+        notes.append("the file holds no rewards: 0 everywhere until a task or goals are drawn")
+    steps = {"obs": obs, "next_obs": next_obs}
+    for key, value in (("action", arrays["actions"]), ("reward", arrays.get("rewards", zeros))):
+        steps[key] = np.delete(value, final, axis=0)
+    steps["terminated"] = np.delete(arrays.get("terminated", zeros), final) > 0
+    boxed(steps, notes)
+    extras = {}
+    for name in sorted(set(arrays) - {"observations", "actions", "terminals", *OURS}):
+        extras[name], extras[NEXT + name] = without_final(arrays[name], final)
+    if "valex_extras" in arrays:
+        kept = set(arrays["valex_extras"].tolist())
+        extras = {name: value for name, value in extras.items() if name in kept}
+    offsets = np.concatenate([[0], final + 1 - np.arange(1, len(final) + 1)])
+    return built(steps, cut_at_flags(offsets, steps["terminated"], notes), extras, KEYS)
+
+
+def write(part: Path, data: Dataset, card: Card, name: str) -> None:
+    """Write the file `part`."""
+    rows, final = with_final(data)
+    terminals = np.zeros(len(rows["obs"]), bool)
+    terminals[final] = True
+    reserved = {"observations", "actions", "terminals", *OURS}
+    if taken := reserved & set(data.extras):
+        raise DataError(f"extras.{min(taken)}: a key that the format uses itself; rename it")
+    arrays: Any = {
+        "observations": rows.pop("obs"),
+        "actions": rows.pop("action"),
+        "terminals": terminals,
+        "rewards": rows.pop("reward"),
+        "terminated": rows.pop("terminated"),
+        "valex_extras": np.array(sorted(data.extras), dtype=np.str_),
+        CARD_KEY: np.array(to_json(card)),
+    }
+    with open(part, "wb") as file:
+        np.savez(file, **(arrays | rows))
+
+
+OGBENCH = Format(looks_like, read, write, is_folder=False, suffix=".npz")
