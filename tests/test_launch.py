@@ -12,7 +12,7 @@ import pytest
 import tiny
 from tiny import LONG, TINY, finish, lines, metrics, status, wait_until, words
 
-from valex import device, launch, runner, store
+from valex import device, launch, runner, store, workers
 from valex.config import run_id
 from valex.fields import ConfigError
 from valex.settings import DiagnosticsConfig, StoreConfig
@@ -155,7 +155,7 @@ def test_what_is_finished_is_not_started(tmp_path, monkeypatch):
         (tmp_path / run_id(config)).mkdir()
         store.write_json(tmp_path / run_id(config) / "status.json", {"state": state, "message": "why"})
     monkeypatch.setattr(launch, "run_group", None)
-    monkeypatch.setattr(launch, "_Pool", None)
+    monkeypatch.setattr(launch, "Pool", None)
     told = []
     summary = launch.launch(PAIR, tmp_path, launch.LaunchOptions(workers=2, progress=told.append))
     assert summary.states == {run_id(PAIR[0]): "finished", run_id(PAIR[1]): "failed"}
@@ -188,10 +188,11 @@ def test_a_worker_that_dies_does_not_stop_the_others(tmp_path):
             (process,) = (entry[0] for entry in pool.busy.values())
             process.kill()
 
-    options = launch.LaunchOptions(progress=progress)
-    summary = launch.Summary()
-    with launch.Stop() as stop:
-        pool = launch._Pool([[c] for c in LONG_PAIR], tmp_path, options, stop, summary)
+    options = launch.LaunchOptions()
+    summary = workers.Summary()
+    with workers.Stop() as stop:
+        jobs = [launch.job([config], tmp_path, options) for config in LONG_PAIR]
+        pool = workers.Pool(jobs, progress, stop, summary)
         pool.run([device.available_cores()])
     first, second = (run_id(c) for c in LONG_PAIR)
     assert killed == [first] and summary.states == {first: "error", second: "finished"}
@@ -199,7 +200,7 @@ def test_a_worker_that_dies_does_not_stop_the_others(tmp_path):
 
 
 def test_a_stop_keeps_what_has_not_begun_from_starting(tmp_path, monkeypatch):
-    def run(configs, root, options, stop):
+    def run(configs, root, sinks, stop, progress):
         os.kill(os.getpid(), signal.SIGTERM)
         return {run_id(configs[0]): ("finished", "")}
 
@@ -212,7 +213,7 @@ def test_a_stop_keeps_what_has_not_begun_from_starting(tmp_path, monkeypatch):
 
 
 def test_a_second_signal_ends_at_once():
-    with launch.Stop() as stop:
+    with workers.Stop() as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop() and stop.signal == signal.SIGINT
@@ -234,7 +235,7 @@ def test_a_second_signal_ends_at_once():
     ],
 )
 def test_exit_codes(states, number, code):
-    summary = launch.Summary(dict(enumerate(states.split())), {}, number)  # pyright: ignore[reportArgumentType]
+    summary = workers.Summary(dict(enumerate(states.split())), {}, number)  # pyright: ignore[reportArgumentType]
     assert summary.exit_code() == code
 
 

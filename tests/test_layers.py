@@ -26,6 +26,7 @@ LAYERS = [
         "store",
         "runner",
         "launch",
+        "workers",
         "estimate",
         "device",
         "sinks",

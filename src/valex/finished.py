@@ -56,7 +56,9 @@ def load_agent(path: Path | str) -> tuple[Parts, TrainState]:
             arrays = store.load_checkpoint(path, env_steps)
             if arrays is not None:
                 return parts, lasting(restore(shapes, arrays, f"{path}: checkpoint at {env_steps}"))
-        raise store.StoreError(f"{path}: it has not finished and holds no whole checkpoint; the command that began it goes on")
+        raise store.StoreError(
+            f"{path}: it has not finished and holds no whole checkpoint; the command that began it goes on"
+        )
     return parts, restore(lasting(shapes), store.load_final(path), str(path / "final.safetensors"))
 
 
