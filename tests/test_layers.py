@@ -19,6 +19,11 @@ LAYERS = [
     (
         "checks",
         "checks_offline",
+        "arenas",
+        "play",
+        "experts",
+        "trials",
+        "matrix",
         "artefacts",
         "fields",
         "finished",

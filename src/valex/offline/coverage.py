@@ -7,12 +7,13 @@ from valex.offline.data import DataError, Dataset
 QUERY_ROWS = 256  # rows of states compared at once with the whole reference
 
 
-def knn_radius(states: np.ndarray, reference: np.ndarray, k: int = 1, scale: np.ndarray | None = None) -> np.ndarray:
-    """Return the distance of each of `states` [M, d] to its k-th nearest of `reference` [R, d], [M] float64.
+def neighbours(
+    states: np.ndarray, reference: np.ndarray, k: int = 1, scale: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows [M, k] int, squared distances [M, k]) of the k nearest of `reference` [R, d] to `states` [M, d], unordered.
 
-    Small where the data have been close by. `scale` [d] is the unit of each dimension; None: standard deviations of the
-    reference, 1 for a dimension that does not move. A state that is itself a reference counts as its own neighbour.
-    Raises DataError where R < k or k < 1.
+    `scale` [d] is the unit of each dimension; None: standard deviations of the reference, 1 for a dimension that does not
+    move. A state that is itself a reference counts as its own neighbour. Raises DataError where R < k or k < 1.
     """
     if not 1 <= k <= len(reference):
         raise DataError(f"coverage: k = {k} neighbours of {len(reference)} states; allowed: 1..{len(reference)}")
@@ -21,12 +22,21 @@ def knn_radius(states: np.ndarray, reference: np.ndarray, k: int = 1, scale: np.
     middle = np.mean(np.asarray(reference, np.float64), axis=0)  # differences of large squares lose what is looked for
     x, y = (np.asarray(states, np.float64) - middle) / unit, (np.asarray(reference, np.float64) - middle) / unit
     squares = np.sum(y * y, axis=1)
-    radius = np.empty(len(x))
+    rows, found = np.empty((len(x), k), int), np.empty((len(x), k))
     for start in range(0, len(x), QUERY_ROWS):
-        part = x[start : start + QUERY_ROWS]
-        distance = np.sum(part * part, axis=1)[:, None] + squares - 2.0 * part @ y.T
-        radius[start : start + QUERY_ROWS] = np.partition(distance, k - 1, axis=1)[:, k - 1]
-    return np.sqrt(np.maximum(radius, 0.0))
+        part = slice(start, start + QUERY_ROWS)
+        distance = np.sum(x[part] * x[part], axis=1)[:, None] + squares - 2.0 * x[part] @ y.T
+        rows[part] = np.argpartition(distance, k - 1, axis=1)[:, :k]
+        found[part] = np.take_along_axis(distance, rows[part], axis=1)
+    return rows, np.maximum(found, 0.0)
+
+
+def knn_radius(states: np.ndarray, reference: np.ndarray, k: int = 1, scale: np.ndarray | None = None) -> np.ndarray:
+    """Return the distance of each of `states` [M, d] to its k-th nearest of `reference` [R, d], [M] float64.
+
+    Small where the data have been close by. `scale` and errors as for `neighbours`.
+    """
+    return np.sqrt(np.max(neighbours(states, reference, k, scale)[1], axis=1))
 
 
 def cell_entropy(states: np.ndarray, cell: float | np.ndarray) -> tuple[float, int]:

@@ -20,6 +20,7 @@ class World:
     spec: EnvSpec
     names: tuple[str, ...]  # of the entries of its observation, in their order
     steps: int = 0
+    reward: float = 0.0  # of the step before, as the task pays it
 
     def reset(self) -> np.ndarray:
         """Begin an episode; return the observation [obs_dim] float32."""
@@ -30,6 +31,7 @@ class World:
         """Take a control step; return (observation, whether the clock ran out)."""
         self.steps += 1
         moment = self.env.step(action)
+        self.reward = float(moment.reward)
         return self._flat(moment), bool(moment.last()) or self.steps >= self.spec.episode_length
 
     def physics(self) -> np.ndarray:

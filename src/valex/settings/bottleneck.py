@@ -1,0 +1,86 @@
+"""What a data-scaling matrix is made of: which value, read off how, on how much data of each. Imports no jax."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from valex.settings.offline import ExtractionKind, TestTimeKind, ValueKind
+
+Encoding = Literal["none", "standard", "steps"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy on one task: what it was learned from, by what, and how it is tried."""
+
+    data: str
+    """sha256 of the dataset."""
+    env: str
+    """The environment that it is tried in, as JSON text of a card's entry."""
+    value: ValueKind | None
+    """The value that it is read off; None for behaviour cloning."""
+    value_size: int
+    """Transitions that the value may see, in whole trajectories; 0 without one."""
+    policy: ExtractionKind
+    """How it is read off."""
+    policy_size: int
+    """Transitions that the policy may see, in whole trajectories."""
+    seed: int
+    """Of the order of the trajectories, of both phases of training and of nothing else."""
+    test_time: TestTimeKind | None = None
+    """How it is improved while it is tried; None: not at all."""
+    episodes: int = 50
+    """Episodes, with seeds of their own that are the same for every policy (>= 1)."""
+    val_share: float = 0.1
+    """Share of the trajectories that nothing is trained on, in (0, 1)."""
+    encoding: Encoding = "standard"
+    """What nets see of an observation, by `offline/encoding.py`: none, standard (units of deviation) or steps."""
+
+
+@dataclass(frozen=True)
+class MatrixConfig:
+    """Value data x policy data, for every value, extractor and seed."""
+
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
+    """Amounts of data, ascending (transitions)."""
+    values: tuple[ValueKind, ...] = ()
+    """Value objectives."""
+    policies: tuple[ExtractionKind, ...] = ()
+    """Extractors; one entry for each alpha or N."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Repetitions: each draws the order of the trajectories and all of training anew."""
+    episodes: int = 50
+    """Episodes of a trial (>= 1)."""
+    val_share: float = 0.1
+    """Share of the trajectories that nothing is trained on, in (0, 1)."""
+    encoding: Encoding = "standard"
+    """What nets see of an observation, as in a cell."""
+    test_times: tuple[TestTimeKind, ...] = field(default_factory=tuple)
+    """Improvements at test time, tried where value and policy have seen most data."""
+
+
+def cells(config: MatrixConfig, data: str, env: str) -> list[Cell]:
+    """Return every cell of a matrix, those of one value and one seed behind each other."""
+    shared: dict[str, Any] = {"data": data, "env": env, "episodes": config.episodes}
+    shared |= {"val_share": config.val_share, "encoding": config.encoding}
+    reading = [p for p in config.policies if p.name != "bc"]
+    most, found = config.sizes[-1], []
+    for seed in config.seeds:
+        for p in config.policies:
+            if p.name == "bc":
+                found += [
+                    Cell(value=None, value_size=0, policy=p, policy_size=n, seed=seed, **shared) for n in config.sizes
+                ]
+        for value in config.values:
+            for m in config.sizes:
+                for p in reading:
+                    for n in config.sizes:
+                        found.append(Cell(value=value, value_size=m, policy=p, policy_size=n, seed=seed, **shared))
+                        if m == n == most:
+                            found += [
+                                Cell(
+                                    value=value, value_size=m, policy=p, policy_size=n, seed=seed, test_time=t, **shared
+                                )
+                                for t in config.test_times
+                                if t.name == "opex" or p.name != "sfbc"
+                            ]
+    return found

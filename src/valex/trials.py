@@ -1,0 +1,270 @@
+"""What a policy learned from data is worth and how it errs: one cell of a matrix, tried once and kept.
+
+<root>/trials/<name>.json   the cell, the return of every episode, its score, and measures of the policy:
+
+score              success (percent) where the task says when it is solved; else 100 (R - random) / (expert - random) where the
+                   card has both; else R / 10 in dm_control, whose returns lie in 0 .. 1000; else R
+error/train|val|eval  mean squared error to the declared optimal policy, with `_se`; only where there is one
+fit/train|val      mean squared error to the data's actions, what cloning minimises
+action/max         mean over visited states of the largest |a| of an action
+action/outside     share of actions beyond what the data did near there (`diagnostics.policy_errors.outside_share`)
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from valex import store
+from valex.arenas import Arena, make_arena
+from valex.artefacts import Artefact, Hooks, PolicyAsk, Source, ValueAsk, obtain, open_source
+from valex.config import as_declared, digest
+from valex.datasets import files
+from valex.datasets.card import Card
+from valex.diagnostics.policy_errors import action_error, outside_share
+from valex.experts import expert_of
+from valex.fields import ConfigError
+from valex.offline.batch import Batch, dims_of
+from valex.offline.data import Dataset, on_device, permuted, split_trajectories, take_trajectories
+from valex.offline.encoding import encoded, make_encoding
+from valex.offline.goals import policy_sampler
+from valex.offline.testtime import Visited, make_ttt, with_opex
+from valex.play import Lanes, Played, play
+from valex.settings.bottleneck import Cell
+from valex.settings.offline import PolicyConfig, TTTConfig
+
+EPISODES = 1_000_000  # seed of the first episode of a trial: apart from those of test-time training, which begin at 0
+ROWS = 4_096  # rows of training and of held-out data that errors are measured on
+TTT_LANES = 10  # environments that test-time training visits side by side
+
+
+class Bench(NamedTuple):
+    """A dataset made ready for one seed: what is trained on, what is held out, and where policies are tried."""
+
+    source: Source  # the training trajectories in the order that the seed drew, encoded
+    raw: Dataset  # the same as recorded, on the host
+    held: Dataset  # the others, encoded, on the device
+    held_raw: Dataset  # the same as recorded
+    encode: Callable  # obs or goals [..., d] as recorded -> as nets see them
+    card: Card
+    arena: Arena
+    expert: Callable | None  # (obs [N, obs_dim], goal) -> [N, act_dim], the declared optimal policy; None: not known
+
+
+@lru_cache(maxsize=2)
+def opened(path: Path) -> tuple[Dataset, Card]:
+    """Read a dataset once for many cells. Raises ConfigError."""
+    return files.read(path)
+
+
+@lru_cache(maxsize=4)
+def arena_of(env: str, goals: bool) -> Arena:
+    """Build an arena once for many cells. Raises ConfigError."""
+    return make_arena(json.loads(env), goals)
+
+
+@lru_cache(maxsize=2)
+def make_bench(path: Path, env: str, goals: bool, seed: int, val_share: float, encoding: str) -> Bench:
+    """Split, order and encode a dataset.
+
+    Raises ConfigError where it cannot be read, is too small, or is of another task than `env`.
+    """
+    data, card = opened(path)
+    try:
+        train, held = split_trajectories(data, val_share, 0)
+        raw, rest = permuted(take_trajectories(data, train), seed), take_trajectories(data, held)
+        encode = make_encoding(encoding, raw)
+        source = open_source(encoded(raw, encode))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    arena = arena_of(env, goals)
+    theirs = data.obs.shape[1], data.action.shape[1]
+    if arena.dims[:2] != theirs:
+        raise ConfigError(
+            f"env: {arena.name} has obs {arena.dims.obs} and action {arena.dims.act}, {path} has {theirs[0]} and {theirs[1]}; "
+            "name the environment that the data come from"
+        )
+    expert = expert_of(path, card, arena)
+    return Bench(source, raw, on_device(encoded(rest, encode)), rest, encode, card, arena, expert)
+
+
+def cell_name(cell: Cell) -> str:
+    """Return what a cell is called: what it is, and a hash of all of it."""
+    value = f"{cell.value.name}{cell.value_size}" if cell.value else "none"
+    alpha = "".join(
+        f"{short}{getattr(cell.policy, name):g}"
+        for name, short in (("alpha", "a"), ("samples", "N"))
+        if hasattr(cell.policy, name)
+    )
+    tested = f"__{cell.test_time.name}" if cell.test_time else ""
+    key = digest(asdict(as_declared(cell)), 16)
+    return f"{value}__{cell.policy.name}{alpha}_{cell.policy_size}{tested}__s{cell.seed}__{key}"
+
+
+def trial_path(root: Path, cell: Cell) -> Path:
+    """Return where a cell's trial lies."""
+    return root / "trials" / f"{cell_name(cell)}.json"
+
+
+def asks(cell: Cell) -> PolicyAsk:
+    """Return the policy, and with it the value, that a cell wants."""
+    over = None
+    if cell.value is not None:
+        over = ValueAsk(cell.value_size, replace(cell.value, seed=cell.seed))
+    return PolicyAsk(cell.policy_size, replace(cell.policy, seed=cell.seed), over)
+
+
+def try_cell(root: Path, path: Path, cell: Cell, hooks: Hooks) -> dict[str, Any]:
+    """Return the trial of a cell: read if it is there, else made now, with the value and the policy that it needs.
+
+    Raises ConfigError where it cannot be, StoreError where training diverged, OSError if the disk cannot be written.
+    """
+    place = trial_path(root, cell)
+    if found := store.read_json(place):
+        return found
+    goals = cell.policy.goals != "none"
+    bench = make_bench(path, cell.env, goals, cell.seed, cell.val_share, cell.encoding)
+    if bench.card.sha256 != cell.data:
+        raise ConfigError(f"{path}: the dataset is not the one that was asked for; give the study a new folder")
+    ask = asks(cell)
+    artefact = obtain(root, bench.source, ask, hooks)
+    act = improved(root, bench, ask, artefact, cell)
+    try:
+        played = play(bench.arena, act, range(EPISODES, EPISODES + cell.episodes))
+    except FloatingPointError as error:
+        raise store.StoreError(f"{place.stem}: {error}; lower policy.lr") from error
+    score, unit = score_of(bench, played)
+    trial = {
+        "cell": asdict(cell),
+        "data": bench.card.name,
+        "score": score,
+        "unit": unit,
+        "returns": played.returns.tolist(),
+        "lengths": played.lengths.tolist(),
+        "success": played.success.astype(int).tolist(),
+        "measures": measures(bench, cell, act, played),
+        "training": last_metrics(artefact.path),
+        "artefacts": {"policy": artefact.path.name},
+    }
+    place.parent.mkdir(parents=True, exist_ok=True)
+    store.write_json(place, trial)
+    return trial
+
+
+def last_metrics(path: Path) -> dict[str, float]:
+    """Return the last line of an artefact's metrics."""
+    rows = store.read_lines(path / "metrics.jsonl", "grad_steps")
+    return rows[-1] if rows else {}
+
+
+def actor(bench: Bench, artefact: Artefact) -> Callable:
+    """Return (obs, goal) as the task has them -> action of a policy as training left it."""
+    mean = jax.jit(artefact.parts.mean)
+
+    def act(obs: np.ndarray, goal: Any) -> np.ndarray:
+        seen = bench.encode(obs), bench.encode(goal) if len(goal) else ()
+        return np.asarray(mean(artefact.phase.learner, *seen, artefact.frozen))
+
+    return act
+
+
+def improved(root: Path, bench: Bench, ask: PolicyAsk, artefact: Artefact, cell: Cell) -> Callable:
+    """Return (obs, goal) -> action of a policy with what the cell does at test time. Raises ConfigError where it cannot."""
+    how = cell.test_time
+    if how is None:
+        return actor(bench, artefact)
+    if ask.over is None:
+        raise ConfigError(f"test_time.name: {how.name} climbs a value and {ask.config.name} is read off none")
+    value = obtain(root, bench.source, ask.over)
+    artefact = artefact._replace(frozen=value.phase.learner)
+    if not isinstance(how, TTTConfig):
+        return actor(bench, artefact._replace(parts=with_opex(how, artefact.parts, value.parts)))
+    return actor(bench, test_time_trained(how, bench, artefact, value, cell))
+
+
+def test_time_trained(how: TTTConfig, bench: Bench, artefact: Artefact, value: Artefact, cell: Cell) -> Artefact:
+    """Return the policy after its budget of updates on the states that it visits; no reward is read."""
+    dims = dims_of(bench.source.data, bench.arena.dims.goal > 0)
+    try:
+        ttt = make_ttt(how, dims, artefact.parts, value.parts, TTT_LANES)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    step, mean = jax.jit(ttt.step), jax.jit(artefact.parts.mean)
+    state = ttt.start(artefact.phase.learner)
+    lanes = Lanes(bench.arena, TTT_LANES, iter(range(EPISODES)))
+    frozen, key = artefact.frozen, jax.random.key(cell.seed)
+    states = rows_of(cell.policy, bench.source.data, ROWS, cell.seed)
+    dataset = Visited(states.obs, states.goal) if how.dataset_share else None
+    rounds = 0 if how.updates_per_step == 0 else math.ceil(how.max_updates / how.updates_per_step)
+    for i in range(rounds):
+        obs, goal = bench.encode(lanes.obs), bench.encode(lanes.goals) if bench.arena.dims.goal else ()
+        action = np.asarray(mean(state.policy, obs, goal, frozen))
+        lanes.step(action)
+        state, _ = step(
+            state,
+            jax.random.fold_in(key, i),
+            Visited(jnp.asarray(obs), jnp.asarray(goal) if len(goal) else ()),
+            frozen,
+            dataset,
+        )
+    return artefact._replace(phase=artefact.phase._replace(learner=state.policy))
+
+
+# --------------------------------------------------------------------------------------------------------------- measures
+
+
+def score_of(bench: Bench, played: Played) -> tuple[float, str]:
+    """Return (mean score, its unit) of episodes."""
+    if bench.arena.success:
+        return 100.0 * float(played.success.mean()), "success (%)"
+    mean, known = float(played.returns.mean()), bench.card.optimality
+    if known.get("expert_return", 0.0) > known.get("random_return", math.inf):
+        low, high = known["random_return"], known["expert_return"]
+        return 100.0 * (mean - low) / (high - low), "normalised return (0 random, 100 expert)"
+    if bench.arena.name.startswith("dm_control/"):
+        return mean / 10.0, "return / 10 (of 0 .. 100)"
+    return mean, "return"
+
+
+def rows_of(policy: PolicyConfig, data: Dataset, rows: int, seed: int, among: int | None = None) -> Batch:
+    """Draw rows as the policy's training does, goals included, of the first `among` rows (None: all)."""
+    draw = jax.jit(policy_sampler(policy), static_argnums=2)
+    return draw(
+        data._replace(extras={}), jax.random.key(seed), rows, np.int32(len(data.obs) if among is None else among)
+    )
+
+
+def measures(bench: Bench, cell: Cell, act: Callable, played: Played) -> dict[str, float]:
+    """Return how a policy acts on training, held-out and visited states."""
+    data, seen = bench.raw, prefix_of(bench.raw, cell.policy_size)
+    train = rows_of(cell.policy, data, ROWS, cell.seed, seen)
+    held = rows_of(cell.policy, bench.held_raw, ROWS, cell.seed)
+    found = {
+        "action/max": float(np.mean(np.max(np.abs(played.action), axis=1))),
+        "action/outside": outside_share(played.obs, played.action, data.obs[:seen], data.action[:seen]),
+    }
+    sets: dict[str, tuple] = {}
+    for name, batch in (("train", train), ("val", held)):
+        obs, goal = np.asarray(batch.obs), np.asarray(batch.goal) if len(batch.goal) else ()
+        sets[name] = act(obs, goal), obs, goal, None
+        found[f"fit/{name}"] = action_error(sets[name][0], np.asarray(batch.action)).mse
+    sets["eval"] = played.action, played.obs, played.goal, played.episode
+    if (expert := bench.expert) is None:
+        return found
+    for name, (action, obs, goal, group) in sets.items():
+        error = action_error(action, expert(obs, goal), group)
+        found |= {f"error/{name}": error.mse, f"error/{name}_se": error.stderr}
+    return found
+
+
+def prefix_of(data: Dataset, size: int) -> int:
+    """Return the rows of the shortest prefix of whole trajectories with at least `size` transitions."""
+    ends = np.asarray(data.offsets)[1:]
+    return int(ends[np.searchsorted(ends, min(size, ends[-1]))])
