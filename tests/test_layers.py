@@ -41,6 +41,7 @@ LAYERS = [
         "diagnose",
         "cli_diagnose",
         "cli_dataset",
+        "offline_study",
         "cli_study",
         "datasets",
         "studies",
