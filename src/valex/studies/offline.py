@@ -113,8 +113,8 @@ def _plan(row: dict[str, Any]) -> DataPlan:
 
 
 def judge(claim: Claim, board: Board) -> list[Verdict]:
-    """Return the verdicts of a claim: one per dataset, pooled or together as the claim says."""
+    """Return the verdicts of a claim: one per dataset that is in no sweep, pooled or together as the claim says."""
     if claim.scope == TOGETHER:
         return judge_in(claim, board, [ALL])
-    names = [plan.name for plan in board.plans if not claim.envs or plan.name in claim.envs]
+    names = [plan.name for plan in board.plans if not plan.sweep and (not claim.envs or plan.name in claim.envs)]
     return judge_in(claim, board, names) if names else [nothing(claim, ALL, "not run in this preset")]

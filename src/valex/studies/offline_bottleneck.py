@@ -131,12 +131,12 @@ def quick() -> tuple[DataPlan, ...]:
         transitions=50_000,
         hidden=(64, 64),
         train_steps=60_000,
-        checks=20,
+        checks=60,
         episode_length=250,
         reference_episodes=16,
     )
     cheetah = ExplorationSettings(
-        env="dm_control/cheetah", transitions=50_000, hidden=(64, 64), warmup_steps=2_000, update_every=4
+        env="dm_control/cheetah", transitions=80_000, hidden=(64, 64), warmup_steps=2_000, update_every=4
     )
     return (
         DataPlan(
@@ -159,10 +159,10 @@ def quick() -> tuple[DataPlan, ...]:
         DataPlan(
             "cheetah-rnd",
             "exorl-cheetah",
-            "most of the exploration: 50,000 steps instead of ten million",
+            "most of the exploration: 80,000 steps instead of ten million",
             "exploration",
             cheetah,
-            quick_matrix("none", QUICK_GRID, (2_000, 10_000, 40_000), 5),
+            quick_matrix("none", QUICK_GRID, (4_000, 16_000, 64_000), 5),
         ),
     )
 
