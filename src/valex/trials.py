@@ -38,7 +38,7 @@ from valex.offline.goals import policy_sampler
 from valex.offline.testtime import Visited, make_ttt, with_opex
 from valex.play import Lanes, Played, play
 from valex.settings.bottleneck import Cell
-from valex.settings.offline import PolicyConfig, TTTConfig
+from valex.settings.offline import ActorGoals, PolicyConfig, TTTConfig
 
 EPISODES = 1_000_000  # seed of the first episode of a trial: apart from those of test-time training, which begin at 0
 ROWS = 4_096  # rows of training and of held-out data that errors are measured on
@@ -233,12 +233,16 @@ def score_of(bench: Bench, played: Played) -> tuple[float, str]:
     return mean, "return"
 
 
+@lru_cache(maxsize=16)
+def sampler(goals: ActorGoals) -> Callable:
+    """Compile what draws rows as a policy's training does."""
+    return jax.jit(policy_sampler(PolicyConfig(goals=goals)), static_argnums=2)
+
+
 def rows_of(policy: PolicyConfig, data: Dataset, rows: int, seed: int, among: int | None = None) -> Batch:
     """Draw rows as the policy's training does, goals included, of the first `among` rows (None: all)."""
-    draw = jax.jit(policy_sampler(policy), static_argnums=2)
-    return draw(
-        data._replace(extras={}), jax.random.key(seed), rows, np.int32(len(data.obs) if among is None else among)
-    )
+    count = np.int32(len(data.obs) if among is None else among)
+    return sampler(policy.goals)(data._replace(extras={}), jax.random.key(seed), rows, count)
 
 
 def measures(bench: Bench, cell: Cell, act: Callable, played: Played) -> dict[str, float]:
