@@ -201,7 +201,7 @@ def test_dm_control_rewards_are_worked_out_from_physics(domain, dims):
     rng, physics, rewards, obs = np.random.default_rng(0), [], [], [world.reset()]
     for _ in range(60):
         moment = world.env.step(rng.uniform(-1, 1, 6))
-        physics.append(world.physics())
+        physics.append(world.simulator()["physics"])
         rewards.append(moment.reward)
         obs.append(world._flat(moment))
     assert relabelled(world, np.stack(physics)) == pytest.approx(np.array(rewards), abs=1e-5)
