@@ -168,10 +168,10 @@ def test_point_maze_types(type):
 
 def test_the_point_follows_ogbench_oracle():
     pytest.importorskip("ogbench", reason="pip install 'valex[offline]'")
-    from valex.datasets.generate.pointmaze import make_env, maze_of
+    from valex.datasets.generate.maze import make_env, maze_of
     from valex.offline.oracle import centre_of, oracle_action
 
-    env = make_env("large")
+    env = make_env("pointmaze", "large")
     maze, rng = maze_of(env), np.random.default_rng(0)
     free = np.flatnonzero(~maze.walls.ravel())
     for _ in range(60):
