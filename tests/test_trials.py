@@ -15,7 +15,7 @@ from valex.experts import describe, env_of, expert_of
 from valex.fields import ConfigError
 from valex.play import play
 from valex.settings.offline import OPEXConfig, SfBCConfig, TTTConfig
-from valex.trials import asks, cell_name, improved, make_bench, measures, score_of, trial_path, try_cell
+from valex.trials import asks, bench_of, cell_name, improved, measures, score_of, trial_path, try_cell
 
 STILL = Hooks(tell=lambda event: pytest.fail("trained again"))
 GOALS = {"value": replace(IQL, goals="gciql"), "policy": replace(DDPG, goals="navigate")}
@@ -44,10 +44,6 @@ def task(tmp_path_factory):
     return root, root / "data", maze_set(root / "data", task=1)
 
 
-def bench_of(path, cell):
-    return make_bench(path, cell.env, cell.policy.goals != "none", cell.seed, cell.val_share, cell.encoding)
-
-
 # --------------------------------------------------------------------------------------------------------------- made once
 
 
@@ -63,7 +59,7 @@ def test_a_trial_is_made_once_and_read_afterwards(pendulum):
     assert (root / "policies" / made["artefacts"]["policy"]).is_dir()
     names = set(made["measures"])
     assert names == {"action/max", "action/outside", "fit/train", "fit/val"}  # nobody declared an optimal policy
-    assert all(0.0 <= made["measures"][name] for name in names)
+    assert all(made["measures"][name] >= 0.0 for name in names)
 
 
 def test_a_trial_is_that_of_the_policy_by_hand(pendulum):
@@ -185,7 +181,8 @@ def test_opex_is_tried_with_the_same_artefacts(pendulum):
     root, path, card = pendulum
     cell = cell_of(card)
     plain, better = (
-        try_cell(root, path, c, Hooks()) for c in (cell, replace(cell, test_time=OPEXConfig(beta=0.3, scale="grad_norm")))
+        try_cell(root, path, c, Hooks())
+        for c in (cell, replace(cell, test_time=OPEXConfig(beta=0.3, scale="grad_norm")))
     )
     assert plain["artefacts"] == better["artefacts"] and plain["returns"] != better["returns"]
     none = try_cell(root, path, replace(cell, test_time=OPEXConfig(steps=0)), Hooks())
