@@ -25,6 +25,8 @@ LAYERS = [
         "trials",
         "matrix",
         "artefacts",
+        "together",
+        "continuation",
         "fields",
         "finished",
         "config",

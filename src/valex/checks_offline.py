@@ -15,6 +15,7 @@ from valex.settings.offline import (
     VALUE_CONFIGS,
     ExtractionKind,
     FitConfig,
+    PerturbationConfig,
     TestTimeKind,
     ValueKind,
 )
@@ -89,6 +90,9 @@ RULES = {
     "policy": make_rules(EXTRACTION_CONFIGS, POLICY_RANGES, "policy."),
     "test_time": make_rules(TEST_TIME_CONFIGS, TEST_TIME_RANGES, "test_time."),
 }
+PERTURBATION = make_rules(
+    {"": PerturbationConfig}, {"size": NOT_NEGATIVE, "seed": SHARED["seed"], "length": POSITIVE}, "perturbation."
+)
 GENERATORS = {
     kind: make_rules({kind: cls}, GENERATOR_RANGES | (OGBENCH_STEPS if hasattr(cls, "maze") else {}))
     for kind, cls in datasets.GENERATORS.items()
@@ -123,6 +127,12 @@ def check_policy(config: ExtractionKind, value: FitConfig | None = None) -> Extr
 def check_test_time(config: TestTimeKind) -> TestTimeKind:
     """Return the config of an improvement at test time if it can be. Raises ConfigError."""
     _check_kind(config, "test_time", TEST_TIME_CONFIGS)
+    return config
+
+
+def check_perturbation(config: PerturbationConfig) -> PerturbationConfig:
+    """Return the config of an error of a value if it can be. Raises ConfigError."""
+    check_fields(config, PERTURBATION, "perturbation.")
     return config
 
 
