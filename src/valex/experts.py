@@ -35,7 +35,7 @@ def expert_of(path: Path, card: Card, arena: Arena) -> Callable | None:
         task = made.get("task", 0)
         env = make_env(made["kind"], made["maze"], task)
         maze = maze_of(env)
-        own = np.asarray(env.task_infos[task - 1]["goal_xy"], np.float64) if task else None
+        own = np.asarray(env.task_infos[task - 1]["goal_xy"] if task else (0.0, 0.0), np.float64)
         act = towards(agent, maze) if agent else partial(oracle_action, maze)
 
         def pursue(obs: np.ndarray, goal: Any) -> np.ndarray:
