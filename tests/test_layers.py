@@ -27,6 +27,7 @@ LAYERS = [
         "artefacts",
         "together",
         "continuation",
+        "facts",
         "fields",
         "finished",
         "config",
