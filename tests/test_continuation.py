@@ -71,7 +71,7 @@ class Killed(BaseException):
     """The end of a process."""
 
 
-@pytest.mark.parametrize("at", [3, 25, 50])
+@pytest.mark.parametrize("at", [15, 26, 35])
 def test_a_kill_changes_no_row(at, pendulum, record, tmp_path):
     """In the first stretch online, behind its check, and in the second one."""
     _, path, config = pendulum
@@ -125,10 +125,10 @@ def maze(tmp_path_factory):
 
 def test_the_errors_of_what_does_not_learn_do_not_move(maze):
     root, path, config = maze
-    found = [follow(root, path, replace(config, mixing=mixing), Hooks()) for mixing in ("half", "uniform")]
+    found = [follow(root, path, config, Hooks())]
     for name in ("train", "val", "eval"):
         errors = table(found, f"error/{name}")
-        assert errors.shape == (2, 4) and (errors[:, 0] > 0.01).all()
+        assert errors.shape == (1, 4) and (errors[:, 0] > 0.01).all()
         np.testing.assert_allclose(errors, errors[:, :1] * np.ones(4), rtol=1e-4)
         np.testing.assert_allclose(slopes(found, f"error/{name}"), 0.0, atol=1e-2)
         assert (table(found, f"error/{name}_se") > 0).all()

@@ -10,6 +10,7 @@ from benches import cell_of, cheap_programs, pendulum_set  # noqa: F401
 from valex import trials
 from valex.artefacts import Hooks, obtain
 from valex.fields import ConfigError
+from valex.matrix import work
 from valex.settings.offline import OPEXConfig, PerturbationConfig, TTTConfig
 from valex.trials import asks, bench_of, cell_name, improved, try_cell
 
@@ -116,3 +117,14 @@ def test_test_time_training_climbs_the_error_too(pendulum):
     cell = cell_of(card, test_time=how)
     moved = try_cell(root, path, replace(cell, perturbation=PerturbationConfig(5.0)), Hooks())
     assert moved["returns"] != try_cell(root, path, cell, Hooks())["returns"]
+
+
+def test_training_at_test_time_can_be_stopped_and_can_diverge(pendulum, monkeypatch):
+    root, path, card = pendulum
+    monkeypatch.setattr(trials, "TOLD", 5)
+    how, told = TTTConfig(batch_size=8, capacity=64, max_updates=13, lr=1e-2, beta=0.5), []
+    try_cell(root, path, cell_of(card, test_time=how, episodes=2), Hooks(tell=told.append))
+    assert [(e["grad_steps"], e["total"]) for e in told if e["total"] == 13] == [(5, 13), (10, 13)]
+    wild = cell_of(card, test_time=replace(how, lr=1e30, max_updates=60))
+    ((state, message),) = work(root, path, [wild], lambda: False, lambda event: None).values()
+    assert state == "failed" and "action is not finite; lower test_time.lr or test_time.beta" in message

@@ -9,7 +9,7 @@ what he would have seen. Source: figure 6 of 2406.09329; the value is learned fi
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,13 @@ from valex.device import compiling
 from valex.fields import ConfigError
 from valex.finished import named_arrays, restore
 from valex.matrix import attempt, stopping
+from valex.offline.data import Dataset
+from valex.offline.extraction import Policy
 from valex.offline.train import Phase, make_continuation, mixed_rows
+from valex.offline.values import Value
 from valex.play import Lanes, play
 from valex.settings.bottleneck import Cell, Continuation
+from valex.settings.offline import Mixing
 from valex.trials import EPISODES, Bench, actor, bench_of, measures, score_of
 from valex.types import Array, PyTree, Transition
 from valex.workers import Job
@@ -52,7 +56,6 @@ class Course(NamedTuple):
     bench: Bench
     value: Artefact
     recipe: Recipe  # of the policy as the end of the offline part has it
-    remember: Callable  # (ring, Transition [num_envs, ...]) -> ring
     learn: Callable  # ((value, policy), ring, key, data) -> (value, policy), the updates of one vector step
 
 
@@ -140,18 +143,27 @@ def make_course(root: Path, path: Path, config: Continuation, hooks: Hooks) -> C
     over = ValueAsk(size, replace(config.value, seed=config.seed))
     recipe = make_recipe(bench.source, PolicyAsk(size, replace(config.policy, seed=config.seed), over))
     value = obtain(root, bench.source, over, hooks)
-    update = make_continuation(value.parts, recipe.program.parts)
-    updates, batch = config.updates_per_step * config.num_envs, config.policy.batch_size
+    learn = make_learn(value.parts, recipe.program.parts, config.mixing, config.policy.batch_size,
+                       config.updates_per_step * config.num_envs)  # fmt: skip
+    return Course(config, cell, bench, value, recipe, learn)
 
-    def learn(states: tuple, ring: replays.Replay, key: Array, data: Any) -> tuple:
+
+remember = jax.jit(replays.add, donate_argnums=0)
+
+
+@lru_cache(maxsize=4)
+def make_learn(value: Value, policy: Policy, mixing: Mixing, batch_size: int, updates: int) -> Callable:
+    """Build `Course.learn` once for all seeds."""
+    update = make_continuation(value, policy)
+
+    def learn(states: tuple, ring: replays.Replay, key: Array, data: Dataset) -> tuple:
         def one(states: tuple, key: Array) -> tuple[tuple, None]:
             rows_key, update_key = jax.random.split(key)
-            return update(states, update_key, mixed_rows(config.mixing, data, ring, rows_key, batch))[0], None
+            return update(states, update_key, mixed_rows(mixing, data, ring, rows_key, batch_size))[0], None
 
         return jax.lax.scan(one, states, jax.random.split(key, updates))[0]
 
-    remember = jax.jit(replays.add, donate_argnums=0)
-    return Course(config, cell, bench, value, recipe, remember, jax.jit(learn, donate_argnums=0))
+    return jax.jit(learn, donate_argnums=0)
 
 
 # ---------------------------------------------------------------------------------------------------------- between two checks
@@ -220,7 +232,7 @@ def collect(course: Course, state: State, block: int, hooks: Hooks) -> State:
         seen, came = jnp.asarray(bench.encode(step.obs)), jnp.asarray(bench.encode(step.next_obs))
         reward = jnp.asarray(step.reward, jnp.float32)
         row = Transition(seen, jnp.asarray(action), reward, came, jnp.asarray(step.terminated), jnp.asarray(cut))
-        ring = course.remember(ring, row)
+        ring = remember(ring, row)
         if (block or i) and config.updates_per_step:  # a row is drawn with the one behind it: two are needed
             value, policy = course.learn((value, policy), ring, learn_key, data)
             updates += config.updates_per_step * config.num_envs

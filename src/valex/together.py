@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from valex import store
 from valex.artefacts import (
@@ -115,8 +116,8 @@ def _make_many(wanted: list[tuple[Recipe, tuple]], root: Path, source: Source, h
 
 
 def stack(trees: list[PyTree]) -> PyTree:
-    """Return equal trees as one, an axis of them in front."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    """Return equal trees as one, an axis of them in front; on the host, where nothing has to be compiled for it."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 
 def _train_many(going: list[Going], source: Source, hooks: Hooks) -> dict[str, Made]:
@@ -125,6 +126,7 @@ def _train_many(going: list[Going], source: Source, hooks: Hooks) -> dict[str, M
     done, total, program = going[0].done, going[0].recipe.steps, going[0].recipe.program
     phases, frozen = stack([one.phase for one in going]), stack([one.frozen for one in going])
     empty = not store.checkpoint_steps(going[0].path)  # also what takes no updates leaves a checkpoint
+    host = jax.device_get((phases, {}))
     while done < total or empty:
         count = min((done // hooks.chunk + 1) * hooks.chunk, total) - done
         with compiling():
@@ -146,5 +148,5 @@ def _train_many(going: list[Going], source: Source, hooks: Hooks) -> dict[str, M
     for i, one in enumerate(going):
         if one.recipe.name not in made:
             finish(one.recipe, one.path)
-            made[one.recipe.name] = jax.tree.map(lambda x, i=i: x[i], phases)
+            made[one.recipe.name] = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), host[0])
     return made
