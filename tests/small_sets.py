@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from valex.settings.datasets import (
+    AntMazeSettings,
     ExplorationSettings,
     LocomotionSettings,
     ManipulationSettings,
@@ -19,6 +20,9 @@ LOCOMOTION = LocomotionSettings(
 SMALL = {
     "manipulation": ManipulationSettings(episodes=2, steps=25),
     "pointmaze": PointMazeSettings("medium", episodes=4, steps=30),
+    "antmaze": AntMazeSettings(
+        "medium", episodes=2, steps=30, train_steps=240, hidden=(8,), batch_size=16, warmup_steps=100
+    ),
     "locomotion": replace(LOCOMOTION, type="medium"),
     "exploration": ExplorationSettings(
         "pendulum",
@@ -33,6 +37,7 @@ SMALL = {
 }
 NEEDS = {
     "pointmaze": "ogbench",
+    "antmaze": "ogbench",
     "manipulation": "ogbench",
     "exploration dm_control": "dm_control",
 }

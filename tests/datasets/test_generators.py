@@ -18,6 +18,7 @@ from valex.offline.coverage import trajectory_returns
 from valex.offline.data import check
 from valex.settings import datasets as settings
 from valex.settings.datasets import (
+    AntMazeSettings,
     ExplorationSettings,
     ManipulationSettings,
     PointMazeSettings,
@@ -45,7 +46,13 @@ def test_every_generator_has_settings_and_a_small_set():
     assert set(settings.GENERATORS) == set(GENERATORS) == set(SMALL)
 
 
-@pytest.mark.parametrize("kind", ["pointmaze", "exploration", "manipulation"])
+@pytest.fixture(autouse=True)
+def short_look_at_the_ant(monkeypatch):
+    """How well a small ant walks is of no interest."""
+    monkeypatch.setattr("valex.datasets.generate.ant.EVAL_EPISODES", 1)
+
+
+@pytest.mark.parametrize("kind", ["pointmaze", "antmaze", "exploration", "manipulation"])
 def test_the_same_seed_makes_the_same_data_and_another_does_not(kind, request):
     chosen = replace(SMALL[kind], seed=5)
     data, card = request.getfixturevalue("explored") if kind == "exploration" else make(kind, chosen)[0]
@@ -257,6 +264,9 @@ def test_the_explorer_is_blind_to_the_rewards_of_the_task(explored, monkeypatch)
 WRONG = {
     "sigma": ("pointmaze", PointMazeSettings(sigma=-1.0), "sigma: -1.0 is outside [0, inf)"),
     "task": ("pointmaze", PointMazeSettings(task=6), "task: 6 is outside [0, 5]"),
+    "noise": ("antmaze", AntMazeSettings(sigma=-0.1), "sigma: -0.1 is outside [0, inf)"),
+    "giant": ("antmaze", AntMazeSettings("huge"), "maze: 'huge' is not known; choose one of medium, large, giant"),  # pyright: ignore
+    "too short": ("antmaze", AntMazeSettings(train_steps=9_000), "train_steps: 9000 leave nothing to learn"),
     "preset": ("locomotion", replace(LOCOMOTION, preset="ppo"), "preset: 'ppo' is not known"),
     "discrete": ("locomotion", replace(LOCOMOTION, env="probe_obs_discrete"), "discrete"),
     "env": ("locomotion", replace(LOCOMOTION, env="moon"), "env.name: 'moon' is not known"),

@@ -11,7 +11,7 @@ from valex.fields import ConfigError
 from valex.tables import FORMATS, GENERATORS, load
 
 # Kinds that train an expert: their generate(settings, experts) keeps it in that folder.
-TRAINED = ("locomotion",)
+TRAINED = ("antmaze", "locomotion")
 
 
 def generate(kind: str, settings: Any, out: Path | str | None = None, format: str = "native") -> list[Path]:
