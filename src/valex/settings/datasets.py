@@ -50,7 +50,7 @@ class AntMazeSettings:
     seed: int = 0
     """Seed of everything that is drawn in the maze (>= 0)."""
     train_steps: int = 400_000
-    """Control steps until the ant is an expert (> warmup_steps); equal training settings share one ant."""
+    """Control steps until the ant is an expert (>= 1), more than the warm-up; equal training settings share one ant."""
     hidden: tuple[int, ...] = (256, 256)
     """Width of each hidden layer of the ant's actor and critics (units)."""
     lr: float = 3e-4
