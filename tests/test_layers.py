@@ -44,6 +44,8 @@ LAYERS = [
         "diagnose",
         "cli_diagnose",
         "cli_dataset",
+        "offline_study",
+        "cli_study",
         "datasets",
         "studies",
         "report",

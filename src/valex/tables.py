@@ -107,6 +107,11 @@ STUDIES = {
         "valex.studies.discrete_horizon:DISCRETE_HORIZON",
         "does a longer horizon pay with discrete actions? double DQN on MinAtar, oracle and learned model, Retrace",
     ),
+    "offline-bottleneck": Entry(
+        "valex.studies.offline_bottleneck:OFFLINE_BOTTLENECK",
+        "what holds offline RL back? values, policies read off them and their generalisation, on datasets of our own",
+        "offline",
+    ),
 }
 
 VALUES = {
