@@ -11,6 +11,8 @@ from valex.statistics import (
     paired_bootstrap,
     probability_of_improvement,
     rank_correlation,
+    sign_test,
+    spearman,
     stratified_bootstrap,
     superiority,
     tail,
@@ -132,3 +134,36 @@ def test_rank_correlation_is_spearmans():
     np.testing.assert_allclose(rank_correlation(x, y), expected, atol=1e-12)
     assert rank_correlation([1.0, 2.0, 10.0], [3.0, 2.0, -5.0]) == pytest.approx(-1.0)
     assert np.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+
+
+def test_spearman_resamples_groups_together():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 9))
+    alone = spearman(x, y)
+    assert alone.value == pytest.approx(stats.spearmanr(x, y).statistic) and alone.low < alone.value < alone.high
+    copies = [np.repeat(v, 5) for v in (x, y, np.arange(9))]
+    np.testing.assert_allclose(spearman(*copies), alone, atol=1e-12)  # copies of a seed are no new evidence
+    apart = spearman(*copies[:2])
+    assert apart.high - apart.low < 0.6 * (alone.high - alone.low)
+    uneven = spearman(x, y, np.array([0, 0, 0, 0, 1, 1, 2, 3, 4]))
+    assert -1.0 <= uneven.low <= uneven.value <= uneven.high <= 1.0
+
+
+def test_spearman_without_an_answer():
+    assert np.isnan(spearman(np.arange(4.0), np.arange(4.0), np.zeros(4)).low)
+    assert all(np.isnan(spearman(np.ones(4), np.arange(4.0))))
+    with pytest.raises(ValueError, match="one length"):
+        spearman(np.arange(4.0), np.arange(3.0))
+    with pytest.raises(ValueError, match="no rank"):
+        spearman(np.array([1.0, np.nan]), np.arange(2.0))
+
+
+def test_sign_test_by_hand():
+    found = sign_test(15, 16, "greater")
+    assert found.p == pytest.approx(17 / 2**16) and found.share.value == 15 / 16 and found.share.high == 1.0
+    assert sign_test(15, 16).p == pytest.approx(2 * 17 / 2**16)
+    none = sign_test(0, 10)
+    assert none.share.low == 0.0 and none.share.high == pytest.approx(1.0 - 0.025**0.1)
+    for wins, n in ((0, 0), (3, 2), (-1, 4)):
+        with pytest.raises(ValueError, match="sign_test"):
+            sign_test(wins, n)

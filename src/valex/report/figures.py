@@ -2,14 +2,26 @@
 
 import csv
 import io
-import itertools
 import math
 import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from valex.report.palette import colour, line_of
+from valex.report.heatmap import (
+    BAR_WIDTH,
+    DIAL,
+    MATRIX_WIDTH,
+    Scale,
+    colour_bar,
+    draw_dial,
+    draw_matrix,
+    matrix_height,
+    matrix_rows,
+    scale_of,
+)
+from valex.report.legend import legend_columns, legend_handles, rule_styles
+from valex.report.palette import FAINT, INK, SOFT, colour, line_of
 from valex.studies.base import Panel, Plate, Series
 
 PANEL_WIDTH = {1: 6.2, 2: 5.4}  # inches, by the number of columns
@@ -21,10 +33,9 @@ DOT_EVERY = 10  # points of a path in a plane
 PLANE_SIDE = 3.9  # inches, of a panel that shows a plane
 PLANE_TEXT = 0.5  # inches that the text above such a panel takes more than that on its left
 NOTE_LINE = 11.0  # points, of the note of a panel
-AXIS_ROOM, TITLE_LETTER = 0.75, 0.078  # inches: beside the axes of a panel, of a letter of its title
+AXIS_ROOM, TITLE_LETTER, NOTE_LETTER = 0.75, 0.078, 0.058  # inches: beside the axes, of a letter of a title, of a note
 CONTOUR_STEP = 0.04  # between contour lines, in the unit of the height
 DPI = 160
-INK, FAINT = "#1b1f24", "#8a929c"
 
 
 class Picture(NamedTuple):
@@ -167,28 +178,44 @@ def set_scales(axes: Any, panel: Panel) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def rule_styles(panel: Panel) -> list[str]:
-    """Return how each reference line of a panel is drawn: those without a label solid, the others told apart."""
-    styles = itertools.cycle(("--", ":", "-."))
-    return [next(styles) if label else "-" for _, label in panel.rules]
-
-
 def panel_width(plate: Plate, columns: int) -> float:
     """Return the width of a panel in inches."""
     planes = all(panel.plane is not None for panel in plate.panels)
-    return PLANE_SIDE if planes else PANEL_WIDTH.get(columns, NARROW)
+    matrices = all(panel.matrix is not None for panel in plate.panels)
+    return PLANE_SIDE if planes else PANEL_WIDTH.get(columns, MATRIX_WIDTH if matrices else NARROW)
 
 
 def panel_height(plate: Plate) -> float:
-    """Return the height of a panel in inches: more where it has many named rows or shows a plane."""
+    """Return the height of a panel in inches: more where it has many rows or shows a plane."""
     if any(panel.plane is not None for panel in plate.panels):
         return PLANE_SIDE + PLANE_TEXT
+    matrices = [matrix_height(panel.matrix) for panel in plate.panels if panel.matrix is not None]
     rows = max([len(panel.x_ticks) for panel in plate.panels if panel.x_scale == "rows"], default=0)
-    return max(PANEL_HEIGHT, ROW_HEIGHT * rows + 0.75)
+    return max(PANEL_HEIGHT, ROW_HEIGHT * rows + 0.75, *matrices)
 
 
-def draw_panel(axes: Any, panel: Panel, width: float) -> None:
-    """Draw one panel of `width` inches; how many values are not positive, and so not shown on a log axis, is written in it."""
+def draw_panel(axes: Any, panel: Panel, width: float, scale: Scale | None = None) -> None:
+    """Draw one panel of `width` inches, a matrix in the colours of `scale`."""
+    rows, room, note = panel.x_scale == "rows", width - AXIS_ROOM, panel.note
+    if panel.matrix is not None and scale is not None:
+        draw_matrix(axes, panel.matrix, scale, room)
+        if panel.matrix.arrow is not None:
+            draw_dial(axes, panel.matrix.arrow)
+            room -= DIAL
+        note = "\n".join(textwrap.fill(line, int(room / NOTE_LETTER)) for line in note.splitlines())
+    else:
+        draw_lines(axes, panel)
+        set_scales(axes, panel)
+    title = textwrap.fill(panel.title, int(room / TITLE_LETTER))
+    axes.set_title(title, pad=6.0 + (NOTE_LINE * (note.count("\n") + 1) if note else 0.0))
+    if note:
+        axes.annotate(note, (0.0, 1.0), (0.0, 3.5), "axes fraction", "offset points", fontsize=8, color=SOFT)
+    axes.set_xlabel(panel.ylabel if rows else panel.xlabel)
+    axes.set_ylabel(panel.xlabel if rows else panel.ylabel)
+
+
+def draw_lines(axes: Any, panel: Panel) -> None:
+    """Draw reference lines and series; how many values are not positive, and so not shown on a log axis, is written there."""
     rows = panel.x_scale == "rows"
     for (y, _), style in zip(panel.rules, rule_styles(panel), strict=True):
         (axes.axvline if rows else axes.axhline)(y, color=FAINT, lw=1.1, ls=style, zorder=1)
@@ -198,47 +225,14 @@ def draw_panel(axes: Any, panel: Panel, width: float) -> None:
             hidden += int(np.sum(~(series.y > 0)))
         aside = 0.0 if panel.x_scale == "log" else 4.0 * (k - (len(panel.series) - 1) / 2)  # a measured x is not moved
         draw_series(axes, series, aside, rows)
-    set_scales(axes, panel)
-    title = textwrap.fill(panel.title, int((width - AXIS_ROOM) / TITLE_LETTER))
-    axes.set_title(title, pad=6.0 + (NOTE_LINE * (panel.note.count("\n") + 1) if panel.note else 0.0))
-    if panel.note:
-        axes.annotate(panel.note, (0.0, 1.0), (0.0, 3.5), "axes fraction", "offset points", fontsize=8, color="#4a525c")
-    axes.set_xlabel(panel.ylabel if rows else panel.xlabel)
-    axes.set_ylabel(panel.xlabel if rows else panel.ylabel)
     if hidden:
         axes.text(
             0.99, 0.02, f"{hidden} values ≤ 0 not shown", transform=axes.transAxes, ha="right", fontsize=8, color=FAINT
         )
 
 
-def legend_handles(panels: list[Panel]) -> dict[str, Any]:
-    """Return one handle per label over all panels, in the order of the horizon where labels are horizons."""
-    from matplotlib.lines import Line2D
-
-    handles: dict[str, Any] = {}
-    for panel in panels:
-        for s in panel.series:
-            if s.style == "failed":
-                handles.setdefault(s.label, Line2D([], [], color=FAINT, ls="--", marker="x", lw=0.9))
-            elif s.label:
-                handles.setdefault(s.label, Line2D([], [], color=colour(s.colour), lw=2.0, ms=4.2, **line_of(s)))
-        for (_, label), style in zip(panel.rules, rule_styles(panel), strict=True):
-            if label:
-                handles.setdefault(label, Line2D([], [], color=FAINT, ls=style, lw=1.1))
-    horizons = sorted((k for k in handles if k.startswith("H = ")), key=lambda k: int(k[4:]))
-    return {k: handles[k] for k in [*horizons, *(k for k in handles if k not in horizons)]}
-
-
-def legend_columns(labels: list[str], width: float) -> int:
-    """Return how many legend entries fit side by side in `width` inches."""
-    sizes = [0.62 + 0.078 * len(label) for label in labels] or [width]
-    return max(1, len(labels) if sum(sizes) <= width else int(width / max(sizes)))
-
-
 def wrap(text: str, width: float) -> str:
     """Break a line to fit `width` inches at the size of the note."""
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, int(width * 16.5)))
 
 
@@ -260,7 +254,8 @@ def draw(title: str, plate: Plate) -> Picture:
 
     columns = max(1, min(plate.columns, len(plate.panels)))
     rows = math.ceil(len(plate.panels) / columns)
-    width = columns * panel_width(plate, columns)
+    side, scale = panel_width(plate, columns), scale_of(plate.panels)
+    width = columns * side + (BAR_WIDTH if scale else 0.0)
     handles, note = legend_handles(plate.panels), wrap(plate.note, width)
     per_row = legend_columns(list(handles), width)
     legend = 0.22 * math.ceil(len(handles) / per_row)
@@ -270,10 +265,13 @@ def draw(title: str, plate: Plate) -> Picture:
     with matplotlib.rc_context(STYLE):
         figure = plt.figure(figsize=(width, height), dpi=DPI, layout="constrained")
         figure.get_layout_engine().set(rect=(0, 0, 1, top(head)), w_pad=0.08, h_pad=0.06)  # pyright: ignore
-        for k, panel in enumerate(plate.panels):
-            draw_panel(figure.add_subplot(rows, columns, k + 1), panel, width / columns)
+        shown = [figure.add_subplot(rows, columns, k + 1) for k in range(len(plate.panels))]
+        for axes, panel in zip(shown, plate.panels, strict=True):
+            draw_panel(axes, panel, side, scale)
+        if scale:
+            colour_bar(figure, [a for a, p in zip(shown, plate.panels, strict=True) if p.matrix is not None], scale)
         figure.text(left, top(0.08), title, weight="bold", size=11.5, va="top")
-        figure.text(left, top(TITLE_HEIGHT + 0.05), note, size=8.5, va="top", color="#4a525c", linespacing=1.35)
+        figure.text(left, top(TITLE_HEIGHT + 0.05), note, size=8.5, va="top", color=SOFT, linespacing=1.35)
         if handles:
             place = {"loc": "upper left", "bbox_to_anchor": (left, top(head - legend)), "borderaxespad": 0}
             figure.legend(list(handles.values()), list(handles), ncols=per_row, columnspacing=1.4, **place)
@@ -297,6 +295,7 @@ def plate_rows(plate: Plate) -> list[dict[str, Any]]:
     """Return every point of a plate: panel, series, x, y, interval, n, and the axes' labels with their units."""
     rows = []
     for panel in plate.panels:
+        rows += matrix_rows(panel)
         names = dict(panel.x_ticks) if panel.x_scale in ("category", "rows") else {}
         for s in panel.series:
             nothing = np.full(len(s.x), np.nan)

@@ -8,6 +8,7 @@ import numpy as np
 from valex.studies.base import Series
 from valex.studies.naming import without_model
 
+INK, FAINT, SOFT = "#1b1f24", "#8a929c", "#4a525c"  # of text and lines; of what is behind; of notes
 PALETTE = {  # Okabe and Ito: told apart with any colour vision
     "base": "#000000",
     "ce": "#0072b2",

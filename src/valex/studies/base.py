@@ -50,6 +50,19 @@ class Series(NamedTuple):
     # reference (thin, dashed) | path (in a plane: a ring at the start, a dot every ten points)
 
 
+class Matrix(NamedTuple):
+    """A data-scaling matrix as a heat map: value data to the right, policy data upwards, in the place of series."""
+
+    values: np.ndarray  # [P, V] mean score over seeds, first row at the bottom; NaN where no seed has one (hatched)
+    row_labels: tuple[str, ...]  # [P] sizes of policy data
+    column_labels: tuple[str, ...]  # [V] sizes of value data
+    unit: str  # of the values, beside the colour bar; one for the whole plate
+    low: np.ndarray | None = None  # [P, V] interval of the values, in the CSV only
+    high: np.ndarray | None = None
+    n: int | np.ndarray = 0  # seeds behind every cell, or [P, V]
+    arrow: tuple[float, float, float] | None = None  # angle, low, high of `direction` in degrees: 0 right, 90 up
+
+
 class Panel(NamedTuple):
     """One pair of axes."""
 
@@ -67,6 +80,7 @@ class Panel(NamedTuple):
         None  # x [X], y [Y], height [Y, X]: contour lines; x, y one scale
     )
     note: str = ""  # numbers that belong beside the curves, written under the title
+    matrix: Matrix | None = None  # a heat map instead of series
 
 
 class Plate(NamedTuple):
