@@ -16,10 +16,10 @@ from valex.offline.oracle import oracle_action
 def expert_of(path: Path, card: Card, arena: Arena) -> Callable | None:
     """Return pi*: (obs [N, obs_dim], goal [N, goal_dim] or ()) -> [N, act_dim] in [-1, 1], or None where none is declared.
 
-    A point maze has it in closed form, for its goals or for the goal of its task.
+    A point maze has it in closed form, for its goals or for the goal of its task, and in no other maze than the data's.
     """
     made = card.generator
-    if made.get("kind") == "pointmaze":
+    if made.get("kind") == "pointmaze" and arena.name == card.env.get("id"):
         env = make_env(made["maze"], made.get("task", 0))
         maze, task = maze_of(env), made.get("task", 0)
         own = np.asarray(env.task_infos[task - 1]["goal_xy"], np.float64) if task else None

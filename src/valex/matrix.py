@@ -55,6 +55,7 @@ def work(
             continue
         try:
             try_cell(root, path, cell, Hooks(tell=tell))
+            (root / DIVERGED / f"{name}.json").unlink(missing_ok=True)  # it failed before, for a reason that has gone
             ended[name] = "finished", ""
         except Interrupted:
             ended[name] = "interrupted", ""

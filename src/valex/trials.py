@@ -25,6 +25,7 @@ import numpy as np
 from valex import store
 from valex.arenas import Arena, make_arena
 from valex.artefacts import Artefact, Hooks, PolicyAsk, Source, ValueAsk, obtain, open_source
+from valex.checks_offline import check_test_time
 from valex.config import as_declared, digest
 from valex.datasets import files
 from valex.datasets.card import Card
@@ -38,11 +39,12 @@ from valex.offline.goals import policy_sampler
 from valex.offline.testtime import Visited, make_ttt, with_opex
 from valex.play import Lanes, Played, play
 from valex.settings.bottleneck import Cell
-from valex.settings.offline import PolicyConfig, TTTConfig
+from valex.settings.offline import ActorGoals, PolicyConfig, TTTConfig
 
 EPISODES = 1_000_000  # seed of the first episode of a trial: apart from those of test-time training, which begin at 0
 ROWS = 4_096  # rows of training and of held-out data that errors are measured on
 TTT_LANES = 10  # environments that test-time training visits side by side
+TOLD = 500  # vector steps of test-time training between two moments at which it may be stopped
 
 
 class Bench(NamedTuple):
@@ -135,11 +137,12 @@ def try_cell(root: Path, path: Path, cell: Cell, hooks: Hooks) -> dict[str, Any]
         raise ConfigError(f"{path}: the dataset is not the one that was asked for; give the study a new folder")
     ask = asks(cell)
     artefact = obtain(root, bench.source, ask, hooks)
-    act = improved(root, bench, ask, artefact, cell)
     try:
+        act = improved(root, bench, artefact, cell, hooks)
         played = play(bench.arena, act, range(EPISODES, EPISODES + cell.episodes))
     except FloatingPointError as error:
-        raise store.StoreError(f"{place.stem}: {error}; lower policy.lr") from error
+        field = "test_time.lr or test_time.beta" if cell.test_time else "policy.lr"
+        raise store.StoreError(f"{place.stem}: {error}; lower {field}") from error
     score, unit = score_of(bench, played)
     trial = {
         "cell": asdict(cell),
@@ -155,7 +158,7 @@ def try_cell(root: Path, path: Path, cell: Cell, hooks: Hooks) -> dict[str, Any]
     }
     place.parent.mkdir(parents=True, exist_ok=True)
     store.write_json(place, trial)
-    return trial
+    return store.read_json(place)  # as whoever asks again will have it
 
 
 def last_metrics(path: Path) -> dict[str, float]:
@@ -175,21 +178,24 @@ def actor(bench: Bench, artefact: Artefact) -> Callable:
     return act
 
 
-def improved(root: Path, bench: Bench, ask: PolicyAsk, artefact: Artefact, cell: Cell) -> Callable:
+def improved(root: Path, bench: Bench, artefact: Artefact, cell: Cell, hooks: Hooks) -> Callable:
     """Return (obs, goal) -> action of a policy with what the cell does at test time. Raises ConfigError where it cannot."""
-    how = cell.test_time
+    how, over = cell.test_time, asks(cell).over
     if how is None:
         return actor(bench, artefact)
-    if ask.over is None:
-        raise ConfigError(f"test_time.name: {how.name} climbs a value and {ask.config.name} is read off none")
-    value = obtain(root, bench.source, ask.over)
+    check_test_time(how)
+    if over is None:
+        raise ConfigError(f"test_time.name: {how.name} climbs a value and {cell.policy.name} is read off none")
+    value = obtain(root, bench.source, over, hooks)
     artefact = artefact._replace(frozen=value.phase.learner)
     if not isinstance(how, TTTConfig):
         return actor(bench, artefact._replace(parts=with_opex(how, artefact.parts, value.parts)))
-    return actor(bench, test_time_trained(how, bench, artefact, value, cell))
+    return actor(bench, trained_on_visits(how, bench, artefact, value, cell, hooks))
 
 
-def test_time_trained(how: TTTConfig, bench: Bench, artefact: Artefact, value: Artefact, cell: Cell) -> Artefact:
+def trained_on_visits(
+    how: TTTConfig, bench: Bench, artefact: Artefact, value: Artefact, cell: Cell, hooks: Hooks
+) -> Artefact:
     """Return the policy after its budget of updates on the states that it visits; no reward is read."""
     dims = dims_of(bench.source.data, bench.arena.dims.goal > 0)
     try:
@@ -200,7 +206,7 @@ def test_time_trained(how: TTTConfig, bench: Bench, artefact: Artefact, value: A
     state = ttt.start(artefact.phase.learner)
     lanes = Lanes(bench.arena, TTT_LANES, iter(range(EPISODES)))
     frozen, key = artefact.frozen, jax.random.key(cell.seed)
-    states = rows_of(cell.policy, bench.source.data, ROWS, cell.seed)
+    states = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, prefix_of(bench.raw, cell.policy_size))
     dataset = Visited(states.obs, states.goal) if how.dataset_share else None
     rounds = 0 if how.updates_per_step == 0 else math.ceil(how.max_updates / how.updates_per_step)
     for i in range(rounds):
@@ -214,6 +220,8 @@ def test_time_trained(how: TTTConfig, bench: Bench, artefact: Artefact, value: A
             frozen,
             dataset,
         )
+        if i % TOLD == TOLD - 1:
+            hooks.tell({"artefact": artefact.path.name, "grad_steps": int(state.updates), "total": how.max_updates})
     return artefact._replace(phase=artefact.phase._replace(learner=state.policy))
 
 
@@ -235,10 +243,14 @@ def score_of(bench: Bench, played: Played) -> tuple[float, str]:
 
 def rows_of(policy: PolicyConfig, data: Dataset, rows: int, seed: int, among: int | None = None) -> Batch:
     """Draw rows as the policy's training does, goals included, of the first `among` rows (None: all)."""
-    draw = jax.jit(policy_sampler(policy), static_argnums=2)
-    return draw(
-        data._replace(extras={}), jax.random.key(seed), rows, np.int32(len(data.obs) if among is None else among)
-    )
+    among = len(data.obs) if among is None else among
+    return drawer(policy.goals)(data._replace(extras={}), jax.random.key(seed), rows, np.int32(among))
+
+
+@lru_cache(maxsize=4)
+def drawer(goals: ActorGoals) -> Callable:
+    """Build what draws rows, once for many cells."""
+    return jax.jit(policy_sampler(PolicyConfig(goals=goals)), static_argnums=2)
 
 
 def measures(bench: Bench, cell: Cell, act: Callable, played: Played) -> dict[str, float]:

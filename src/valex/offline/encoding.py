@@ -30,7 +30,7 @@ def make_encoding(name: str, data: Dataset, dims: tuple[int, ...] = (0, 1)) -> C
         raise ValueError(f"encoding: {name!r} is not known; choose one of {', '.join(ENCODINGS)}")
     obs = np.asarray(data.obs, np.float64)
     if name == "none":
-        return lambda s: np.asarray(s, np.float32)
+        return lambda s: np.array(s, np.float32)  # a copy, as the others are: lanes write over their observations
     mean, std = obs.mean(axis=0), obs.std(axis=0) + FLOOR
     if name == "standard":
         return lambda s: ((np.asarray(s, np.float64) - mean) / std).astype(np.float32)
