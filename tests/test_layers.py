@@ -41,6 +41,7 @@ LAYERS = [
         "diagnose",
         "cli_diagnose",
         "cli_dataset",
+        "bottleneck",
         "datasets",
         "studies",
         "report",

@@ -25,21 +25,29 @@ class Interrupted(RuntimeError):
     """Training that was asked to stop; everything up to here is saved."""
 
 
-def jobs(root: Path, path: Path, cells: Iterable[Cell]) -> list[Job]:
-    """Return what is left to do, as jobs of one value (or of none) and one seed each: its policies share what it learned."""
+def jobs(root: Path, path: Path, cells: Iterable[Cell], chunk: int = Hooks.chunk) -> list[Job]:
+    """Return what is left to do, as jobs of one value (or of none) and one seed each: its policies share what it learned.
+
+    `chunk` updates are taken between checkpoints.
+    """
     groups: dict[Any, list[Cell]] = {}
     for cell in cells:
         if not store.read_json(trial_path(root, cell)):
             shape = (str(path), cell.value, cell.policy.goals)
             groups.setdefault((shape, cell.value_size, cell.seed), []).append(cell)
     return [
-        Job(tuple(map(cell_name, group)), shape, partial(work, root, path, group))
+        Job(tuple(map(cell_name, group)), shape, partial(work, root, path, group, chunk=chunk))
         for (shape, _, _), group in groups.items()
     ]
 
 
 def work(
-    root: Path, path: Path, group: list[Cell], stop: Callable[[], bool], progress: Callable[[dict], None]
+    root: Path,
+    path: Path,
+    group: list[Cell],
+    stop: Callable[[], bool],
+    progress: Callable[[dict], None],
+    chunk: int = Hooks.chunk,
 ) -> dict[str, tuple[str, str]]:
     """Try cells one after the other; return cell name -> (state, message)."""
     ended: dict[str, tuple[str, str]] = {}
@@ -54,7 +62,7 @@ def work(
             ended[name] = "interrupted", ""
             continue
         try:
-            try_cell(root, path, cell, Hooks(tell=tell))
+            try_cell(root, path, cell, Hooks(chunk, tell))
             (root / DIVERGED / f"{name}.json").unlink(missing_ok=True)  # it failed before, for a reason that has gone
             ended[name] = "finished", ""
         except Interrupted:
