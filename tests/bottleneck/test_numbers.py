@@ -170,7 +170,7 @@ def test_without_an_environment_nothing_is_made_up(data, tmp_path):
     d = measure(tmp_path, plan, bench)
     text = sentences(d)
     assert d["verdict"] is None and d["matrices"] == [] and d["variance"] is None
-    assert "nothing is known of returns" in text[0] and "2 times that of training" in text[1]
+    assert "nothing is known of returns" in text[0] and "2.0 times that of training" in text[1]
     page = write_dataset_diagnosis(d, tmp_path / "report").read_text()
     assert "Shares" not in page and 'id="verdict"' not in page and 'id="fit"' in page
 

@@ -37,7 +37,8 @@ def verdict_table(d: dict[str, Any]) -> str:
         "Gain: mean over seeds of the score with the swap less that of the reference method, the same seeds in both. Honestly "
         "chosen: for every seed the swap that was best on halves of the seeds without it. Shares only where the shortfall is "
         "above 0. Twice the data is worked out from the slope of the score over log10 of the data, not tried; where scores bend "
-        "towards a ceiling it is too large. Three parts at 95 % each: one in seven such reports names one by chance alone."
+        "towards a ceiling it is too large. Three parts at 95 % each: where nothing matters, "
+        "about one report in seven still tells one apart."
     )
     return f'<p class="note">{page.text(note)}</p>\n{page.table(head, rows_of(lines, 2))}'
 

@@ -46,7 +46,7 @@ def verdict_plate(d: dict[str, Any]) -> Drawn | str:
     v = d["verdict"]
     if not v:
         return "Gains: without scores of the reference method there are none"
-    panels = []
+    panels, gained = [], f"gain in {v['unit'] if '%' in v['unit'] else v['unit'].split(' (')[0]}"
     for name, part in v["parts"].items():
         rows = [(f"best, honestly chosen: {part['setting']}", part["gain"]), *part["swaps"].items()]
         rows = [(text, gain) for text, gain in rows if gain["value"] is not None]
@@ -64,7 +64,7 @@ def verdict_plate(d: dict[str, Any]) -> Drawn | str:
             Panel(
                 PARTS[name],
                 "",
-                f"gain over {d['about']['method']} ({v['unit']})",
+                gained,
                 series,
                 "rows",
                 ticks,
@@ -73,7 +73,10 @@ def verdict_plate(d: dict[str, Any]) -> Drawn | str:
         )
     if not panels:
         return "Gains: every swap failed"
-    note = f"mean over {v['seeds']} seeds, paired; bars 95 % bootstrap intervals; shortfall {said(v['shortfall'], 1)}"
+    note = (
+        f"over {d['about']['method']}, whose shortfall is {said(v['shortfall'], 1)}; mean over {v['seeds']} seeds, paired; bars "
+        "95 % bootstrap intervals"
+    )
     caption = (
         "What one part of the reference method, swapped by itself, changes. The first row of each part is the best swap as "
         "chosen on the other half of the seeds: choosing and judging on the same ones would favour luck."

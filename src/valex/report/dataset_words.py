@@ -10,7 +10,7 @@ KINDS = {
     "policy": "more policy data help",
     "both": "more data of both kinds help",
     "worse": "more data of one kind hurt",
-    "unclear": "the direction cannot be told",
+    "unclear": "between two classes, which these seeds cannot tell apart",
     "saturated": "neither kind of data can be told to help",
 }
 ENOUGH = 5  # seeds, as in `offline.shortfall`
@@ -34,8 +34,9 @@ def percent(found: dict[str, Any] | None) -> str:
     """Return a share in percent with its interval, "" where it is not known."""
     if not found or found["value"] is None:
         return ""
-    text = f"{100 * found['value']:.0f} %"
-    return text if found["low"] is None else f"{text} [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+    whole = lambda share: str(round(100 * share)).replace("-", "−")  # noqa: E731
+    text = f"{whole(found['value'])} %"
+    return text if found["low"] is None else f"{text} [{whole(found['low'])}, {whole(found['high'])}]"
 
 
 def method_name(row: dict[str, Any]) -> str:
@@ -143,7 +144,7 @@ def error_sentence(d: dict[str, Any]) -> str:
     if known(row["radius/eval"]) and known(row["radius/val"]):
         away = row["radius/eval"]["value"] / max(row["radius/val"]["value"], 1e-9)
         return (
-            f"Proxy of generalisation (no optimal policy is declared): states that {method_name(row)} visits lie {number(away)} "
+            f"Proxy of generalisation (no optimal policy is declared): states that {method_name(row)} visits lie {away:.1f} "
             f"times as far from its training states as held-out ones do. It sees states alone, not whether the policy errs there."
         )
     return ""
@@ -162,7 +163,7 @@ def unplayed_sentences(d: dict[str, Any]) -> list[str]:
         if own and known(row["fit/val"]):
             ratio = row["fit/val"]["value"] / max(row["fit/train"]["value"], 1e-9)
             lines.append(
-                f"Hint, {d['about']['method']} on all data: its error to actions of held-out trajectories is {number(ratio)} "
+                f"Hint, {d['about']['method']} on all data: its error to actions of held-out trajectories is {ratio:.1f} "
                 f"times that of training ({said(row['fit/val'])} against {said(row['fit/train'])})."
             )
     return lines
