@@ -13,7 +13,7 @@ from valex.checks import check
 from valex.cli import MAX_WORKERS, check_environment, make_root, quiet_stdout
 from valex.config import PRESETS
 from valex.settings import RunConfig
-from valex.settings.dataset_diagnosis import DatasetDiagnosisConfig
+from valex.settings.dataset_diagnosis import BUDGETS, DatasetDiagnosisConfig
 
 USAGE = """usage: valex diagnose gradients RUN [--horizons 0,1,3 ...]
        valex diagnose gradients PRESET [--field value ...]
@@ -108,9 +108,11 @@ def measure_dataset(path: Path, command: DiagnoseDatasetCommand) -> int:
     if not 0 <= options.workers <= MAX_WORKERS:
         raise UsageError(f"workers: {options.workers} is not in 0..{MAX_WORKERS}")
     from valex import device
+    from valex.launch import SMALL_NET
 
+    widest = max(command.config.hidden or BUDGETS[command.config.budget].hidden)
     with quiet_stdout():
-        device.set_up_jax(options.device, 1)  # small nets, and several workers: one thread each
+        device.set_up_jax(options.device, 1 if options.workers != 1 or widest <= SMALL_NET else 0)
         import jax
 
         from valex.bottleneck import diagnose as laboratory

@@ -48,10 +48,32 @@ def sentences(d: dict[str, Any]) -> list[str]:
     """Return what the diagnosis says, in the order in which a reader asks: what to try, why, what went wrong, what is missing."""
     lines = verdict_sentences(d) if d["verdict"] else unplayed_sentences(d)
     lines += direction_sentences(d)
-    lines += [variance_sentence(d), error_sentence(d), alarm_sentence(d), failed_sentence(d)]
+    lines += [variance_sentence(d), error_sentence(d), alarm_sentence(d), failed_sentence(d), card_sentence(d)]
     if d["missing"]:
         lines.append("Not known: " + "; ".join(d["missing"]) + ".")
     return [line for line in lines if line]
+
+
+def card_sentence(d: dict[str, Any]) -> str:
+    """Return what the data cover and how good they are, and what reading them changed."""
+    card = d["card"]
+    sizes, covers, scores = card["sizes"], card["coverage"], card["optimality"]
+    text = (
+        f"Dataset {d['about']['data']}: {sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories of mean "
+        f"return {number(scores['mean_return'])} (best {number(scores['max_return'])})"
+    )
+    if scores.get("normalised") is not None:
+        text += f", {scores['normalised']:.0f} % of the expert's"
+    if covers.get("knn_radius") is not None:
+        text += (
+            f"; a state lies {number(covers['knn_radius'])} from the 10th nearest of {covers['knn_reference']:,} others"
+        )
+    notes = "; ".join(note.rstrip(".") for note in card["notes"])
+    return (
+        f"{text}. Noted when it was made or read: {notes}."
+        if notes
+        else f"{text}. Nothing was derived, rescaled or clipped."
+    )
 
 
 def verdict_sentences(d: dict[str, Any]) -> list[str]:
@@ -165,6 +187,10 @@ def unplayed_sentences(d: dict[str, Any]) -> list[str]:
             lines.append(
                 f"Hint, {d['about']['method']} on all data: its error to actions of held-out trajectories is {ratio:.1f} "
                 f"times that of training ({said(row['fit/val'])} against {said(row['fit/train'])})."
+            )
+        if own and known(row["policy/ess_share"]):
+            lines.append(
+                f"Hint: the effective sample size of {d['about']['method']} is {said(row['policy/ess_share'])} of its batch."
             )
     return lines
 
