@@ -46,6 +46,7 @@ LAYERS = [
         "cli_dataset",
         "offline_study",
         "cli_study",
+        "bottleneck",
         "datasets",
         "studies",
         "report",

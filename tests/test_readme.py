@@ -63,6 +63,18 @@ def test_a_policy_from_a_dataset_as_documented_is_near_the_best_action():
     assert float(names["about_value"]["value/q_over_bound"]) < 1.0
 
 
+def test_the_lines_on_diagnosing_a_dataset_run(tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)[3]
+    exec(compile(code, "adding.md", "exec"), names)
+    found = names["found"]
+    assert found.page.is_file() and found.numbers["about"]["env"] == "Dot-v0" and len(found.numbers["matrices"]) == 6
+    assert found.text[0].startswith("Nothing can be told: 1 seed")
+    assert -20.0 < found.numbers["methods"][0]["score"]["value"] < 0.0
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
 def test_links_lead_somewhere(target):
     assert target.startswith("http") or (ROOT / target).exists(), target
@@ -90,7 +102,10 @@ def test_commands_are_understood(line, tmp_path, monkeypatch, capsys):
         assert main(words) == 2 and "runs/horizon-quick is not a folder" in capsys.readouterr().err
         return
     if words[0] == "diagnose":
-        assert main(words) == 2 and "RUN is neither a run directory nor a preset" in capsys.readouterr().err
+        said = {"gradients": "RUN is neither a run directory nor a preset", "dataset": "PATH: there is nothing"}[
+            words[1]
+        ]
+        assert main(words) == 2 and said in capsys.readouterr().err
         return
     more = [w for w in ("--dry-run", "--json") if w not in words] if words[0] in ("train", "study") else []
     assert main(words + more * ("--help" not in words)) == 0, capsys.readouterr().err

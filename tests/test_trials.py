@@ -60,8 +60,11 @@ def test_a_trial_is_made_once_and_read_afterwards(pendulum):
     assert made["training"]["grad_steps"] == 20 and "policy/bc_loss" in made["training"]
     assert (root / "policies" / made["artefacts"]["policy"]).is_dir()
     names = set(made["measures"])
-    assert names == {"action/max", "action/outside", "fit/train", "fit/val"}  # nobody declared an optimal policy
-    assert all(made["measures"][name] >= 0.0 for name in names)
+    remote = {"radius/val", "radius/eval"}
+    assert (
+        names == {"action/max", "action/outside", "fit/train", "fit/val"} | remote
+    )  # nobody declared an optimal policy
+    assert all(0.0 <= made["measures"][name] for name in names)
 
 
 def test_a_trial_is_that_of_the_policy_by_hand(pendulum):

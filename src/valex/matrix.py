@@ -31,10 +31,11 @@ class Interrupted(RuntimeError):
     """Training that was asked to stop; everything up to here is saved."""
 
 
-def jobs(root: Path, path: Path, cells: Iterable[Cell], together: bool = False) -> list[Job]:
+def jobs(root: Path, path: Path, cells: Iterable[Cell], together: bool = False, chunk: int = Hooks.chunk) -> list[Job]:
     """Return what is left to do, as jobs of one value (or of none) and one seed each: its policies share what it learned.
 
     together: all amounts of value data in one job, whose artefacts are trained side by side, as an accelerator wants it.
+    chunk: updates between checkpoints.
     """
     groups: dict[Any, list[Cell]] = {}
     for cell in cells:
@@ -43,7 +44,7 @@ def jobs(root: Path, path: Path, cells: Iterable[Cell], together: bool = False) 
             groups.setdefault((shape, 0 if together else cell.value_size, cell.seed), []).append(cell)
     how = True if together else None
     return [
-        Job(tuple(map(cell_name, group)), shape, partial(work, root, path, group, together=how))
+        Job(tuple(map(cell_name, group)), shape, partial(work, root, path, group, together=how, chunk=chunk))
         for (shape, _, _), group in groups.items()
     ]
 
@@ -55,12 +56,13 @@ def work(
     stop: Callable[[], bool],
     progress: Callable[[dict], None],
     together: bool | None = None,
+    chunk: int = Hooks.chunk,
 ) -> dict[str, tuple[str, str]]:
     """Try cells one after the other; return cell name -> (state, message).
 
     together: first train what they need side by side (`together.obtain_many`); None: where jax's default device is no CPU.
     """
-    hooks, ended = Hooks(tell=stopping(stop)), {}
+    hooks, ended = Hooks(chunk, stopping(stop)), {}
     beside = jax.default_backend() != "cpu" if together is None else together
     if beside and not stop():
         with contextlib.suppress(Interrupted, ConfigError, store.StoreError):  # said again, cell by cell
