@@ -14,8 +14,9 @@ from valex.envs.base import tree_where
 from valex.targets import Rule, aggregate
 from valex.types import Array, Bootstrap, Model, PyTree, ReturnInputs, Step, Transition
 
-
-KEPT_STEPS = 5  # steps up to which a differentiated rollout keeps what they compute: a third faster, at most so often the memory
+KEPT_STEPS = (
+    5  # the longest differentiated rollout that keeps what its steps compute: faster, for so many steps' memory
+)
 
 
 class Rollout(NamedTuple):
