@@ -4,8 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
+import pytest
 
+from valex import device
 from valex.arenas import Arena, make_arena
 from valex.datasets import files
 from valex.datasets.card import Card, make_card
@@ -20,6 +23,15 @@ FIT = {"hidden": (8,), "activation": "relu", "batch_size": 16, "steps": 20, "lr"
 IQL = IQLConfig(**FIT, layer_norm=False)
 AWR, DDPG, BC = AWRConfig(**FIT), DDPGBCConfig(**FIT), BCConfig(**FIT)
 PENDULUM = {"id": "pendulum", "kwargs": {"episode_length": 12}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_programs(compile_cache):
+    """Turn most of XLA's optimisations off for a module that imports this, and keep what is compiled: it costs most here."""
+    device.set_up_jax()
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def collected(arena: Arena, episodes: int, seed: int = 0):

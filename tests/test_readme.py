@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from valex import tables
+from valex.actor_expansion import without_critic
 from valex.cli import main
 from valex.config import PRESETS
 from valex.device import THREADS
@@ -35,13 +36,23 @@ def test_the_lines_on_learned_models_run():
     assert len(names["error"]["steps"]) == 10
 
 
-def test_the_lines_on_gradients_run():
+def test_the_lines_on_gradients_run(tmp_path, monkeypatch):
+    """With a model, a policy and a critic of the reader's own; then with a critic that is zero, as the text says."""
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)[1]
     exec(compile(code, "adding.md", "exec"), names)
     found = names["found"]
-    assert found["names"][:2] == ["dp", "lr"] and found["horizons"] == [1, 5] and set(found["agreement"]) == {"1", "5"}
-    assert found["quantities"]["relative_bias"]["dp"]["value"][1] > 0  # a critic that knows nothing
+    assert found["names"][:2] == ["dp", "lr"] and found["horizons"] == [1, 3]
+    assert len(found["agreement"]["p_value"]) == 2 and found["quantities"]["relative_bias"]["dp"]["value"][1] > 0
+    assert found["derivatives"]["prediction"]["value"] > 0.01 and names["page"].exists()  # gravity is wrong
+
+    given, shrunk = names["subject"], {"height": 0.0, "rate": 0.0}
+    nothing = lambda critic, theta: without_critic(lambda theta: given.view(critic, theta))(theta)  # noqa: E731
+    zero = given._replace(fixed=shrunk, view=nothing)
+    bare = names["valex"].gradient_diagnosis(zero, names["study"], names["jax"].random.key(2), parts=())
+    assert bare["quantities"]["relative_bias"]["dp"]["value"][1] > 0.1
+    assert bare["blame"]["true critic"]["low"][1] > 0.0
 
 
 def test_a_policy_from_a_dataset_as_documented_is_near_the_best_action():
@@ -50,6 +61,18 @@ def test_a_policy_from_a_dataset_as_documented_is_near_the_best_action():
     exec(compile(code, "adding.md", "exec"), names)
     assert 0.25 < float(names["chosen"].mean()) < 0.75  # the data's mean action is 0, the best one 0.5
     assert float(names["about_value"]["value/q_over_bound"]) < 1.0
+
+
+def test_the_lines_on_diagnosing_a_dataset_run(tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)[3]
+    exec(compile(code, "adding.md", "exec"), names)
+    found = names["found"]
+    assert found.page.is_file() and found.numbers["about"]["env"] == "Dot-v0" and len(found.numbers["matrices"]) == 6
+    assert found.text[0].startswith("Nothing can be told: 1 seed")
+    assert -20.0 < found.numbers["methods"][0]["score"]["value"] < 0.0
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
@@ -79,7 +102,10 @@ def test_commands_are_understood(line, tmp_path, monkeypatch, capsys):
         assert main(words) == 2 and "runs/horizon-quick is not a folder" in capsys.readouterr().err
         return
     if words[0] == "diagnose":
-        assert main(words) == 2 and "RUN is neither a run directory nor a preset" in capsys.readouterr().err
+        said = {"gradients": "RUN is neither a run directory nor a preset", "dataset": "PATH: there is nothing"}[
+            words[1]
+        ]
+        assert main(words) == 2 and said in capsys.readouterr().err
         return
     more = [w for w in ("--dry-run", "--json") if w not in words] if words[0] in ("train", "study") else []
     assert main(words + more * ("--help" not in words)) == 0, capsys.readouterr().err

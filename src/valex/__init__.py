@@ -27,6 +27,8 @@ _EXPORTS = {
     "gradient_diagnosis": "diagnostics.diagnosis", "GradientStudy": "diagnostics.laboratory",
     "GradientSubject": "diagnostics.subject", "write_diagnosis": "report.diagnosis", "RPGConfig": "settings",
     "make_rpg": "agents.rpg", "per_sample_grads": "estimators.per_sample", "Chain": "estimators.pathwise",
+    "diagnose_dataset": "bottleneck.diagnose", "DatasetDiagnosisConfig": "settings.dataset_diagnosis",
+    "from_arrays": "offline.data",
     "read_runs": "store", "write_report": "report.html",
 }  # fmt: skip
 

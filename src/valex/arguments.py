@@ -125,7 +125,7 @@ _FLAGS |= {
     f.name for cls in (RunOptions, StudyCommand, ReportCommand, DiagnoseOptions) for f in fields(cls) if f.type is bool
 }
 _LISTS = {name for name, hint in TYPES.items() if get_origin(hint) is tuple} | {"seeds", "agents", "horizons", "modes"}
-_LISTS |= {"hidden"}  # of a generator of datasets
+_LISTS |= {"hidden", "sizes"}  # of a generator of datasets, of a diagnosis
 _OPTIONAL = {name for name, hint in TYPES.items() if type(None) in get_args(hint)} | {"episode_length"}
 
 

@@ -37,7 +37,7 @@ USAGE = f"""valex {__version__}: a laboratory for value expansion in reinforceme
   valex study NAME --preset smoke|quick|paper   run a grid of configs and report on it; studies: {", ".join(STUDIES)}
   valex report DIR                          write the HTML report of the runs in DIR
   valex dataset generate|card|convert       make a dataset, say what is in one, write it in another format
-  valex diagnose gradients RUN              why a policy gradient is as it is, and which horizon to use
+  valex diagnose gradients|dataset          why a policy gradient is as it is; where an offline method falls short
   valex list {"|".join(TABLES)}
   valex doctor                              what is installed, which device, what is missing
 

@@ -142,6 +142,9 @@ GENERATORS = {
     "pointmaze": Entry(
         "valex.datasets.generate.pointmaze:generate", "OGBench's point maze by its exact oracle", "offline"
     ),
+    "antmaze": Entry(
+        "valex.datasets.generate.antmaze:generate", "OGBench's ant maze by an ant that is trained here", "offline"
+    ),
     "locomotion": Entry(
         "valex.datasets.generate.locomotion:generate", "our own trained agents: random, medium, replay, expert, noise"
     ),

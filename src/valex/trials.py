@@ -8,6 +8,9 @@ error/train|val|eval  mean squared error to the declared optimal policy, with `_
 fit/train|val      mean squared error to the data's actions, what cloning minimises
 action/max         mean over visited states of the largest |a| of an action
 action/outside     share of actions beyond what the data did near there (`diagnostics.policy_errors.outside_share`)
+radius/val|eval    how far held-out and visited states are from those that the policy was trained on (`policy_errors.remoteness`)
+
+A cell without an environment is trained and not played: its score is null, and of visited states nothing is said.
 """
 
 import json
@@ -25,17 +28,18 @@ import numpy as np
 from valex import store
 from valex.arenas import Arena, make_arena
 from valex.artefacts import Artefact, Hooks, PolicyAsk, Source, ValueAsk, obtain, open_source
-from valex.checks_offline import check_test_time
+from valex.checks_offline import check_perturbation, check_test_time
 from valex.config import as_declared, digest
 from valex.datasets import files
 from valex.datasets.card import Card
-from valex.diagnostics.policy_errors import action_error, outside_share
+from valex.diagnostics.policy_errors import action_error, outside_share, remoteness
 from valex.experts import expert_of
 from valex.fields import ConfigError
 from valex.offline.batch import Batch, dims_of
 from valex.offline.data import Dataset, on_device, permuted, split_trajectories, take_trajectories
 from valex.offline.encoding import encoded, make_encoding
 from valex.offline.goals import policy_sampler
+from valex.offline.perturbation import perturbed
 from valex.offline.testtime import Visited, make_ttt, with_opex
 from valex.play import Lanes, Played, play
 from valex.settings.bottleneck import Cell
@@ -56,7 +60,7 @@ class Bench(NamedTuple):
     held_raw: Dataset  # the same as recorded
     encode: Callable  # obs or goals [..., d] as recorded -> as nets see them
     card: Card
-    arena: Arena
+    arena: Arena | None  # None: nowhere, policies are only held against the data
     expert: Callable | None  # (obs [N, obs_dim], goal) -> [N, act_dim], the declared optimal policy; None: not known
 
 
@@ -86,15 +90,23 @@ def make_bench(path: Path, env: str, goals: bool, seed: int, val_share: float, e
         source = open_source(encoded(raw, encode))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-    arena = arena_of(env, goals)
+    arena = arena_of(env, goals) if env else None
     theirs = data.obs.shape[1], data.action.shape[1]
-    if arena.dims[:2] != theirs:
+    if arena is not None and arena.dims[:2] != theirs:
         raise ConfigError(
             f"env: {arena.name} has obs {arena.dims.obs} and action {arena.dims.act}, {path} has {theirs[0]} and {theirs[1]}; "
             "name the environment that the data come from"
         )
-    expert = expert_of(path, card, arena)
+    expert = None if arena is None else expert_of(path, card, arena)
     return Bench(source, raw, on_device(encoded(rest, encode)), rest, encode, card, arena, expert)
+
+
+def bench_of(path: Path, cell: Cell) -> Bench:
+    """Return what a cell is trained and tried on. Raises ConfigError as `make_bench`, and where the dataset is another one."""
+    bench = make_bench(path, cell.env, cell.policy.goals != "none", cell.seed, cell.val_share, cell.encoding)
+    if bench.card.sha256 != cell.data:
+        raise ConfigError(f"{path}: the dataset is not the one that was asked for; give the study a new folder")
+    return bench
 
 
 def cell_name(cell: Cell) -> str:
@@ -106,7 +118,10 @@ def cell_name(cell: Cell) -> str:
         if hasattr(cell.policy, name)
     )
     tested = f"__{cell.test_time.name}" if cell.test_time else ""
-    key = digest(asdict(as_declared(cell)), 16)
+    made_of = asdict(as_declared(cell))
+    if cell.perturbation is None or not cell.perturbation.size:  # names are those from before there were errors
+        del made_of["perturbation"]
+    key = digest(made_of, 16)
     return f"{value}__{cell.policy.name}{alpha}_{cell.policy_size}{tested}__s{cell.seed}__{key}"
 
 
@@ -131,34 +146,38 @@ def try_cell(root: Path, path: Path, cell: Cell, hooks: Hooks) -> dict[str, Any]
     place = trial_path(root, cell)
     if found := store.read_json(place):
         return found
-    goals = cell.policy.goals != "none"
-    bench = make_bench(path, cell.env, goals, cell.seed, cell.val_share, cell.encoding)
-    if bench.card.sha256 != cell.data:
-        raise ConfigError(f"{path}: the dataset is not the one that was asked for; give the study a new folder")
-    ask = asks(cell)
+    bench, ask = bench_of(path, cell), asks(cell)
     artefact = obtain(root, bench.source, ask, hooks)
     try:
         act = improved(root, bench, artefact, cell, hooks)
-        played = play(bench.arena, act, range(EPISODES, EPISODES + cell.episodes))
+        seeds = range(EPISODES, EPISODES + cell.episodes)
+        played = play(bench.arena, act, seeds) if bench.arena else None
     except FloatingPointError as error:
         field = "test_time.lr or test_time.beta" if cell.test_time else "policy.lr"
         raise store.StoreError(f"{place.stem}: {error}; lower {field}") from error
-    score, unit = score_of(bench, played)
+    score, unit = score_of(bench, played) if played else (None, "")
     trial = {
         "cell": asdict(cell),
         "data": bench.card.name,
         "score": score,
         "unit": unit,
-        "returns": played.returns.tolist(),
-        "lengths": played.lengths.tolist(),
-        "success": played.success.astype(int).tolist(),
+        "returns": played.returns.tolist() if played else [],
+        "lengths": played.lengths.tolist() if played else [],
+        "success": played.success.astype(int).tolist() if played else [],
         "measures": measures(bench, cell, act, played),
         "training": last_metrics(artefact.path),
         "artefacts": {"policy": artefact.path.name},
     }
     place.parent.mkdir(parents=True, exist_ok=True)
     store.write_json(place, trial)
-    return trial
+    return store.read_json(place)  # as whoever asks again will have it
+
+
+def playground(bench: Bench) -> Arena:
+    """Return where policies are tried. Raises ConfigError where there is no such place."""
+    if bench.arena is None:
+        raise ConfigError("env: needed for what happens at test time; name one with --env ID")
+    return bench.arena
 
 
 def last_metrics(path: Path) -> dict[str, float]:
@@ -182,11 +201,18 @@ def improved(root: Path, bench: Bench, artefact: Artefact, cell: Cell, hooks: Ho
     """Return (obs, goal) -> action of a policy with what the cell does at test time. Raises ConfigError where it cannot."""
     how, over = cell.test_time, asks(cell).over
     if how is None:
+        if cell.perturbation is not None and cell.perturbation.size:
+            raise ConfigError(
+                "perturbation.size: nothing climbs the value of this cell when it acts; give it a test_time"
+            )
         return actor(bench, artefact)
     check_test_time(how)
     if over is None:
         raise ConfigError(f"test_time.name: {how.name} climbs a value and {cell.policy.name} is read off none")
     value = obtain(root, bench.source, over, hooks)
+    if cell.perturbation is not None and check_perturbation(cell.perturbation).size:
+        rows = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, prefix_of(bench.raw, cell.policy_size))
+        value = value._replace(parts=perturbed(cell.perturbation, value.parts, value.phase.learner, rows))
     artefact = artefact._replace(frozen=value.phase.learner)
     if not isinstance(how, TTTConfig):
         return actor(bench, artefact._replace(parts=with_opex(how, artefact.parts, value.parts)))
@@ -197,20 +223,21 @@ def trained_on_visits(
     how: TTTConfig, bench: Bench, artefact: Artefact, value: Artefact, cell: Cell, hooks: Hooks
 ) -> Artefact:
     """Return the policy after its budget of updates on the states that it visits; no reward is read."""
-    dims = dims_of(bench.source.data, bench.arena.dims.goal > 0)
+    arena = playground(bench)
+    dims = dims_of(bench.source.data, arena.dims.goal > 0)
     try:
         ttt = make_ttt(how, dims, artefact.parts, value.parts, TTT_LANES)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     step, mean = jax.jit(ttt.step), jax.jit(artefact.parts.mean)
     state = ttt.start(artefact.phase.learner)
-    lanes = Lanes(bench.arena, TTT_LANES, iter(range(EPISODES)))
+    lanes = Lanes(arena, TTT_LANES, iter(range(EPISODES)))
     frozen, key = artefact.frozen, jax.random.key(cell.seed)
     states = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, prefix_of(bench.raw, cell.policy_size))
     dataset = Visited(states.obs, states.goal) if how.dataset_share else None
     rounds = 0 if how.updates_per_step == 0 else math.ceil(how.max_updates / how.updates_per_step)
     for i in range(rounds):
-        obs, goal = bench.encode(lanes.obs), bench.encode(lanes.goals) if bench.arena.dims.goal else ()
+        obs, goal = bench.encode(lanes.obs), bench.encode(lanes.goals) if arena.dims.goal else ()
         action = np.asarray(mean(state.policy, obs, goal, frozen))
         lanes.step(action)
         state, _ = step(
@@ -230,13 +257,14 @@ def trained_on_visits(
 
 def score_of(bench: Bench, played: Played) -> tuple[float, str]:
     """Return (mean score, its unit) of episodes."""
-    if bench.arena.success:
+    arena = playground(bench)
+    if arena.success:
         return 100.0 * float(played.success.mean()), "success (%)"
     mean, known = float(played.returns.mean()), bench.card.optimality
     if known.get("expert_return", 0.0) > known.get("random_return", math.inf):
         low, high = known["random_return"], known["expert_return"]
         return 100.0 * (mean - low) / (high - low), "normalised return (0 random, 100 expert)"
-    if bench.arena.name.startswith("dm_control/"):
+    if arena.name.startswith("dm_control/"):
         return mean / 10.0, "return / 10 (of 0 .. 100)"
     return mean, "return"
 
@@ -253,23 +281,26 @@ def drawer(goals: ActorGoals) -> Callable:
     return jax.jit(policy_sampler(PolicyConfig(goals=goals)), static_argnums=2)
 
 
-def measures(bench: Bench, cell: Cell, act: Callable, played: Played) -> dict[str, float]:
+def measures(bench: Bench, cell: Cell, act: Callable, played: Played | None) -> dict[str, float]:
     """Return how a policy acts on training, held-out and visited states."""
     data, seen = bench.raw, prefix_of(bench.raw, cell.policy_size)
     train = rows_of(cell.policy, data, ROWS, cell.seed, seen)
     held = rows_of(cell.policy, bench.held_raw, ROWS, cell.seed)
-    found = {
-        "action/max": float(np.mean(np.max(np.abs(played.action), axis=1))),
-        "action/outside": outside_share(played.obs, played.action, data.obs[:seen], data.action[:seen]),
-    }
+    found = {"radius/val": remoteness(bench.held_raw.obs, data.obs[:seen])}
+    if played:
+        found |= {
+            "action/max": float(np.mean(np.max(np.abs(played.action), axis=1))),
+            "action/outside": outside_share(played.obs, played.action, data.obs[:seen], data.action[:seen]),
+            "radius/eval": remoteness(played.obs, data.obs[:seen]),
+        }
     sets: dict[str, tuple] = {}
     for name, batch in (("train", train), ("val", held)):
         obs, goal = np.asarray(batch.obs), np.asarray(batch.goal) if len(batch.goal) else ()
         sets[name] = act(obs, goal), obs, goal, None
         found[f"fit/{name}"] = action_error(sets[name][0], np.asarray(batch.action)).mse
-    sets["eval"] = played.action, played.obs, played.goal, played.episode
-    if (expert := bench.expert) is None:
+    if (expert := bench.expert) is None or played is None:
         return found
+    sets["eval"] = played.action, played.obs, played.goal, played.episode
     for name, (action, obs, goal, group) in sets.items():
         error = action_error(action, expert(obs, goal), group)
         found |= {f"error/{name}": error.mse, f"error/{name}_se": error.stderr}

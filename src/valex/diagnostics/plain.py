@@ -13,6 +13,8 @@ def plain(tree: PyTree) -> Any:
         return {str(key): plain(value) for key, value in tree.items()}
     if hasattr(tree, "_asdict"):
         return plain(tree._asdict())
+    if isinstance(tree, list):
+        return [plain(value) for value in tree]
     if isinstance(tree, str | bool):
         return tree
     values = np.asarray(tree)

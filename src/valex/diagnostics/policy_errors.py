@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from valex.offline.coverage import neighbours
+from valex.offline.coverage import knn_radius, neighbours
 
 NEIGHBOURS = 50  # of a state, whose actions are what the data did there
 STATES = 500  # visited states that are looked at
 REFERENCE = 20_000  # rows of the data that they are looked up in
+CLOSE = 10  # of a state: the neighbour whose distance says how remote it is
 
 
 class ActionError(NamedTuple):
@@ -57,3 +58,14 @@ def outside_share(
     near, _ = neighbours(obs, reference, min(NEIGHBOURS, len(reference)))
     low, high = did[near].min(axis=1), did[near].max(axis=1)
     return float(np.mean(np.any((action < low) | (action > high), axis=1)))
+
+
+def remoteness(obs: np.ndarray, data_obs: np.ndarray, seed: int = 0) -> float:
+    """Return the median distance of states [N, d] to the 10th nearest of the data's [R, d], in the data's standard deviations.
+
+    Of visited states, against that of held-out ones: a proxy of how much a policy has to generalise where it goes. It sees
+    states alone, neither what is done there nor whether that matters. Of both at most 500 and 20,000 rows are taken.
+    """
+    rng = np.random.default_rng(seed)
+    mine, theirs = rng.permutation(len(obs))[:STATES], rng.permutation(len(data_obs))[:REFERENCE]
+    return float(np.median(knn_radius(obs[mine], data_obs[theirs], min(CLOSE, len(theirs)))))

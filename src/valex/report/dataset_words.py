@@ -1,0 +1,222 @@
+"""What a diagnosis of a dataset says, in sentences made from its numbers."""
+
+from typing import Any
+
+from valex.studies.results import number
+
+PARTS = {"value": "Value", "extraction": "Extraction", "generalisation": "Generalisation"}
+KINDS = {
+    "value": "more value data help",
+    "policy": "more policy data help",
+    "both": "more data of both kinds help",
+    "worse": "more data of one kind hurt",
+    "unclear": "between two classes, which these seeds cannot tell apart",
+    "saturated": "neither kind of data can be told to help",
+}
+ENOUGH = 5  # seeds, as in `offline.shortfall`
+
+
+def known(found: dict[str, Any] | None) -> bool:
+    """Return whether an interval has a value."""
+    return bool(found) and found["value"] is not None
+
+
+def said(found: dict[str, Any] | None, digits: int | None = None) -> str:
+    """Return a value with its interval."""
+    if not found or found["value"] is None:
+        return "not known"
+    if found["low"] is None:
+        return number(found["value"], digits)
+    return f"{number(found['value'], digits)} [{number(found['low'], digits)}, {number(found['high'], digits)}]"
+
+
+def percent(found: dict[str, Any] | None) -> str:
+    """Return a share in percent with its interval, "" where it is not known."""
+    if not found or found["value"] is None:
+        return ""
+    whole = lambda share: str(round(100 * share)).replace("-", "−")  # noqa: E731
+    text = f"{whole(found['value'])} %"
+    return text if found["low"] is None else f"{text} [{whole(found['low'])}, {whole(found['high'])}]"
+
+
+def method_name(row: dict[str, Any]) -> str:
+    """Return value, extractor and what is done at test time of a method."""
+    return " + ".join(part for part in (row["value"], row["policy"], row["test_time"]) if part)
+
+
+def sentences(d: dict[str, Any]) -> list[str]:
+    """Return what the diagnosis says, in the order in which a reader asks: what to try, why, what went wrong, what is missing."""
+    lines = verdict_sentences(d) if d["verdict"] else unplayed_sentences(d)
+    lines += direction_sentences(d)
+    lines += [variance_sentence(d), error_sentence(d), alarm_sentence(d), failed_sentence(d), card_sentence(d)]
+    if d["missing"]:
+        lines.append("Not known: " + "; ".join(d["missing"]) + ".")
+    return [line for line in lines if line]
+
+
+def card_sentence(d: dict[str, Any]) -> str:
+    """Return what the data cover and how good they are, and what reading them changed."""
+    card = d["card"]
+    sizes, covers, scores = card["sizes"], card["coverage"], card["optimality"]
+    text = (
+        f"Dataset {d['about']['data']}: {sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories of mean "
+        f"return {number(scores['mean_return'])} (best {number(scores['max_return'])})"
+    )
+    if scores.get("normalised") is not None:
+        text += f", {scores['normalised']:.0f} % of the expert's"
+    if covers.get("knn_radius") is not None:
+        text += (
+            f"; a state lies {number(covers['knn_radius'])} from the 10th nearest of {covers['knn_reference']:,} others"
+        )
+    notes = "; ".join(note.rstrip(".") for note in card["notes"])
+    return (
+        f"{text}. Noted when it was made or read: {notes}."
+        if notes
+        else f"{text}. Nothing was derived, rescaled or clipped."
+    )
+
+
+def verdict_sentences(d: dict[str, Any]) -> list[str]:
+    """Return the shortfall, what makes it, and what to try first."""
+    v, about = d["verdict"], d["about"]
+    seeds = f"{v['seeds']} seed{'s' if v['seeds'] > 1 else ''}"
+    lead = (
+        f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)}, {v['unit']}. "
+        f"{number(v['best'], 1)} is the aim ({v['best_from']}), so it falls short by {said(v['shortfall'], 1)}."
+    )
+    parts = [part_sentence(name, part) for name, part in v["parts"].items()]
+    left = (
+        f"Unexplained: {said(v['unexplained'], 1)}. Each part is swapped by itself; gains may overlap and need not add up "
+        f"to the shortfall. Intervals: 95 % each, over {seeds}."
+    )
+    return [first_sentence(v), lead, *parts, left]
+
+
+def first_sentence(v: dict[str, Any]) -> str:
+    """Return what to try first, or that nothing can be told."""
+    if v["first"]:
+        part = v["parts"][v["first"]]
+        how = "" if part["measured"] else " (worked out from a slope, not tried)"
+        return f"Try first: {part['setting']}{how}; {v['first']} is what can be told to gain most, {said(part['gain'], 1)}."
+    seeds = v["seeds"]
+    if seeds < ENOUGH:
+        return (
+            f"Nothing can be told: {seeds} seed{'s' if seeds > 1 else ''}, at least {ENOUGH} are needed; try --seeds 8."
+        )
+    if v["shortfall"]["high"] is not None and v["shortfall"]["high"] <= 0.0:
+        return "Nothing is short: the reference method reaches the aim, and no swap can be told to gain on it."
+    return f"Nothing can be told: with {seeds} seeds no swap gains more than chance; try --seeds {max(8, 2 * seeds)}."
+
+
+def part_sentence(name: str, part: dict[str, Any]) -> str:
+    """Return what one part costs."""
+    if not part["setting"]:
+        return f"{PARTS[name]}: not known, every swap failed."
+    share = percent(part["share"])
+    gain, sure = said(part["gain"], 1), "" if part["known"] else "; it cannot be told from 0"
+    how = "" if part["measured"] else " (an extrapolation)"
+    share = f", {share} of the shortfall" if share else ""
+    return f"{PARTS[name]}: the best swap, {part['setting']}{how}, gains {gain}{share}{sure}."
+
+
+def direction_sentences(d: dict[str, Any]) -> list[str]:
+    """Return where the score of the reference method rises."""
+    if not d["matrices"]:
+        return []
+    own = d["matrices"][0]
+    name, found = f"{own['value']} + {own['policy']}", own["direction"]
+    if found is None:
+        why = own.get("no_direction") or "it takes two amounts of data"
+        return [f"Data: no direction of {name} can be fitted: {why.removeprefix('direction: ')}."]
+    return [
+        f"Data, for {name}: {KINDS[found['kind']]}. A tenfold of value data changes the score by {said(found['value'], 1)}, a "
+        f"tenfold of policy data by {said(found['policy'], 1)}; angle {said(found['angle'], 0)} degrees (0 value, 90 policy)."
+    ]
+
+
+def variance_sentence(d: dict[str, Any]) -> str:
+    """Return which choice matters, over the whole grid."""
+    if not d["variance"]:
+        return ""
+    shares = {**d["variance"]["factors"], "interactions": d["variance"]["interactions"]}
+    listed = ", ".join(f"{name} {percent(share)}" for name, share in shares.items() if known(share))
+    rest = percent(d["variance"]["residual"]).split(" [")[0]
+    return (
+        f"Of the variance of all scores (epsilon squared, jackknife intervals): {listed}; seeds {rest}."
+        if listed
+        else ""
+    )
+
+
+def error_sentence(d: dict[str, Any]) -> str:
+    """Return how the reference method errs where it goes, against where it was trained; or the proxy of it."""
+    row = d["methods"][0]
+    if d["expert"] and known(row["error/eval"]):
+        train, val, visited = (said(row[f"error/{name}"]) for name in ("train", "val", "eval"))
+        far = (row["error/eval"]["low"] or 0.0) > (row["error/val"]["high"] or 0.0)
+        verdict = (
+            "it errs more where it goes than on held-out states"
+            if far
+            else "it does not clearly err more where it goes"
+        )
+        return (
+            f"Error of {method_name(row)} to the optimal policy: {train} on training states, {val} on held-out ones, "
+            f"{visited} on those it visits: {verdict}."
+        )
+    if known(row["radius/eval"]) and known(row["radius/val"]):
+        away = row["radius/eval"]["value"] / max(row["radius/val"]["value"], 1e-9)
+        return (
+            f"Proxy of generalisation (no optimal policy is declared): states that {method_name(row)} visits lie {away:.1f} "
+            f"times as far from its training states as held-out ones do. It sees states alone, not whether the policy errs there."
+        )
+    return ""
+
+
+def unplayed_sentences(d: dict[str, Any]) -> list[str]:
+    """Return what can be said without an environment, and what cannot."""
+    if d["about"]["env"]:
+        return [f"No verdict: {d['about']['method']} ended without a score on every seed."]
+    lines = [
+        "No verdict: without an environment no policy was played, so nothing is known of returns, of where the score rises, or "
+        "of which part to change. What follows are hints from the data alone."
+    ]
+    for row in d["gaps"]:
+        own = f"{row['value']} + {row['policy']}" == d["about"]["method"] and row["size"] == d["about"]["sizes"][-1]
+        if own and known(row["fit/val"]):
+            ratio = row["fit/val"]["value"] / max(row["fit/train"]["value"], 1e-9)
+            lines.append(
+                f"Hint, {d['about']['method']} on all data: its error to actions of held-out trajectories is {ratio:.1f} "
+                f"times that of training ({said(row['fit/val'])} against {said(row['fit/train'])})."
+            )
+        if own and known(row["policy/ess_share"]):
+            lines.append(
+                f"Hint: the effective sample size of {d['about']['method']} is {said(row['policy/ess_share'])} of its batch."
+            )
+    return lines
+
+
+def alarm_sentence(d: dict[str, Any]) -> str:
+    """Return the alarms, worst kinds first, shortened; the page lists all."""
+    if not d["alarms"]:
+        return "Alarms: none."
+    told: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for alarm in d["alarms"]:
+        told.setdefault((alarm["what"], alarm["remedy"]), []).append(alarm)
+    parts = []
+    for (what, remedy), group in told.items():
+        first = group[0]
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        parts.append(
+            f"{what} ({first['where']} on {first['size']:,}{more}: {first['number']} {number(first['value'])}, {first['side']} "
+            f"{first['threshold']:g}): {remedy}"
+        )
+    return "Alarms: " + ". ".join(parts) + "."
+
+
+def failed_sentence(d: dict[str, Any]) -> str:
+    """Return how many cells have no trial."""
+    count = len(d["failed"])
+    if not count:
+        return ""
+    first = d["failed"][0]
+    return f"{count} of {d['about']['cells']} cells did not end in a score, first {first['cell']}: {first['message']}."

@@ -1,0 +1,199 @@
+"""What a diagnosis says of scores whose answer is known: trials are written by hand, nothing is trained."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from benches import cheap_programs, pendulum_set  # noqa: F401
+
+from valex import store
+from valex.bottleneck.alarms import alarms
+from valex.bottleneck.numbers import measure
+from valex.bottleneck.plan import amounts, cells_of, extractors, make_plan, objectives, resolved
+from valex.fields import ConfigError
+from valex.matrix import trials
+from valex.report.dataset_diagnosis import write_dataset_diagnosis
+from valex.report.dataset_words import sentences
+from valex.settings.dataset_diagnosis import DatasetDiagnosisConfig
+from valex.trials import cell_name, opened, trial_path
+
+SMALL = DatasetDiagnosisConfig(hidden=(4,), episodes=1, steps=4)
+NOISE = np.array([-2.0, 1.0, 0.5, -1.0, 1.5, 0.3])
+UNIT = "normalised return (0 random, 100 expert)"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bottleneck") / "data"
+    card = pendulum_set(path, 40)
+    return path, json.dumps(card.env, sort_keys=True)
+
+
+def made_up(root, plan, score, measures=None, training=None):
+    """Write a trial of every cell: score (cell) -> float or None for a run that failed."""
+    for cell in cells_of(plan):
+        value = score(cell)
+        if value is None:
+            continue
+        place = trial_path(root, cell)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        known = {"fit/train": 0.5, "fit/val": 0.5, "radius/val": 0.1} | (measures or {})
+        trial = {"score": value + NOISE[cell.seed], "unit": UNIT, "measures": known, "artefacts": {"policy": "none"}}
+        store.write_json(place, trial | {"training": training or {}})
+
+
+def jitter(cell):
+    """Return noise of one cell by itself, the same whenever it is asked for."""
+    return float(np.random.default_rng(int(cell_name(cell)[-16:], 16)).normal(0.0, 0.2))
+
+
+def found(tmp_path, data, score, config=SMALL):
+    plan, bench = make_plan(data[0], data[1], config)
+    made_up(tmp_path, plan, score)
+    return measure(tmp_path, plan, bench)
+
+
+def test_where_extraction_matters_that_is_said(data, tmp_path):
+    d = found(
+        tmp_path, data, lambda c: jitter(c) + (70.0 if c.policy.name == "ddpg_bc" and c.policy.alpha == 0.3 else 40.0)
+    )
+    text = sentences(d)
+    assert text[0].startswith(
+        "Try first: ddpg_bc alpha 0.3 (q_norm std); extraction is what can be told to gain most, 30"
+    )
+    assert d["verdict"]["best"] == 100.0 and "50 % of the shortfall" not in text[1]
+    share = d["verdict"]["parts"]["extraction"]["share"]
+    assert share["low"] < 0.5 < share["high"] + 0.02
+    factors = d["variance"]["factors"]
+    assert factors["extractor"]["value"] > 0.9 > 0.1 > abs(factors["value"]["value"])
+    assert d["matrices"][0]["direction"]["kind"] in ("saturated", "unclear", "worse")
+
+
+def test_where_value_data_matter_that_is_said(data, tmp_path):
+    def score(cell):
+        size = cell.value_size or 27
+        return 20.0 * np.log10(size) + jitter(cell)
+
+    d = found(tmp_path, data, score)
+    own = d["matrices"][0]
+    assert (
+        own["policy"] == "awr alpha 3"
+        and own["direction"]["kind"] == "value"
+        and abs(own["direction"]["angle"]["value"]) < 5
+    )
+    assert d["verdict"]["first"] == "value"
+    part = d["verdict"]["parts"]["value"]
+    assert part["setting"] == "twice the value data, by the fitted slope" and not part["measured"]
+    assert part["gain"]["value"] == pytest.approx(20.0 * np.log10(2.0), abs=0.3)
+    assert "worked out from a slope, not tried" in sentences(d)[0]
+
+
+def test_where_nothing_matters_nothing_is_said(data, tmp_path):
+    d = found(tmp_path, data, lambda c: 40.0)
+    assert sentences(d)[0] == "Nothing can be told: with 5 seeds no swap gains more than chance; try --seeds 10."
+    assert all(part["gain"]["value"] == 0.0 and not part["known"] for part in d["verdict"]["parts"].values())
+
+
+def test_few_seeds_a_stated_aim_and_failed_runs(data, tmp_path):
+    config = replace(SMALL, seeds=2, reference=60.0)
+    gone = lambda c: None if c.policy.name == "sfbc" and c.seed == 1 else 40.0  # noqa: E731
+    d = found(tmp_path, data, gone, config)
+    text = "\n".join(sentences(d))
+    assert text.startswith("Nothing can be told: 2 seeds, at least 5 are needed")
+    assert d["verdict"]["best"] == 60.0 and "as stated with --reference" in text and "did not end in a score" in text
+    assert d["verdict"]["left_out"] == ["extraction: sfbc N 16"] and d["variance"] is None
+    everything = found(tmp_path / "none", data, lambda c: None, config)
+    assert everything["verdict"] is None and sentences(everything)[0].startswith("No verdict")
+    write_dataset_diagnosis(everything, tmp_path / "empty")
+
+
+def test_without_reference_scores_the_best_method_is_the_aim(data, tmp_path):
+    plan, bench = make_plan(data[0], data[1], SMALL)
+    made_up(tmp_path, plan, lambda c: 40.0 + 5.0 * (c.policy.name == "bc"))
+    for path in (tmp_path / "trials").iterdir():
+        store.write_json(path, store.read_json(path) | {"unit": "return"})
+    d = measure(tmp_path, plan, bench)
+    assert d["verdict"]["best"] == pytest.approx(45.0 + NOISE[:5].mean())
+    assert d["verdict"]["best_from"].endswith("stands for it: bc") and "no reference scores" in " ".join(d["missing"])
+
+
+def test_the_page_holds_every_part(data, tmp_path):
+    d = found(tmp_path, data, lambda c: 40.0 + jitter(c))
+    page = write_dataset_diagnosis(d, tmp_path / "report").read_text()
+    for anchor in (
+        "verdict",
+        "figures",
+        "matrices",
+        "errors",
+        "fit",
+        "alarms",
+        "directions",
+        "methods",
+        "dataset",
+        "left-out",
+    ):
+        assert f'id="{anchor}"' in page, anchor
+    assert json.loads((tmp_path / "report" / "diagnosis.json").read_text()) == d
+    assert (tmp_path / "report" / "matrices.csv").read_text().count("\n") > 6 * 9
+
+
+def test_alarms_fire_beyond_their_thresholds_alone(data, tmp_path):
+    config = replace(SMALL, seeds=1)
+    plan, _ = make_plan(data[0], data[1], config)
+    training = {"policy/ess_share": 0.05, "policy/clip_share": 0.05}
+    made_up(tmp_path, plan, lambda c: 40.0, {"fit/val": 0.9, "action/outside": 0.1}, training)
+    policy, value = tmp_path / "policies" / "none", tmp_path / "values" / "one"
+    for folder in (policy, value):
+        folder.mkdir(parents=True)
+    store.write_json(policy / "artefact.json", {"value": "one"})
+    rows = [
+        {"grad_steps": 1, "value/q_abs_max": 10.0},
+        {"grad_steps": 2, "value/q_abs_max": 30.0, "value/q_over_bound": 2.0},
+    ]
+    (value / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = alarms(tmp_path, plan, trials(tmp_path, cells_of(plan)))
+    numbers = {alarm["number"] for alarm in told}
+    assert numbers == {"value/q_over_bound", "q_growth", "policy/ess_share", "fit_gap"}
+    growth = next(alarm for alarm in told if alarm["number"] == "q_growth")
+    assert growth["value"] == pytest.approx(3.0) and growth["threshold"] == 1.5 and growth["remedy"]
+    assert {alarm["size"] for alarm in told if alarm["number"] == "fit_gap"} == {plan.sizes[0], plan.sizes[-1]}
+
+
+def test_without_an_environment_nothing_is_made_up(data, tmp_path):
+    plan, bench = make_plan(data[0], "", SMALL)
+    assert all(cell.value is None or cell.value_size == cell.policy_size for cell in cells_of(plan))
+    assert not any(cell.test_time for cell in cells_of(plan))
+    made_up(tmp_path, plan, lambda c: 1.0, {"fit/val": 1.0})
+    for path in (tmp_path / "trials").iterdir():
+        store.write_json(path, store.read_json(path) | {"score": None, "unit": ""})
+    d = measure(tmp_path, plan, bench)
+    text = sentences(d)
+    assert d["verdict"] is None and d["matrices"] == [] and d["variance"] is None
+    assert "nothing is known of returns" in text[0] and "2.0 times that of training" in text[1]
+    page = write_dataset_diagnosis(d, tmp_path / "report").read_text()
+    assert "Shares" not in page and 'id="verdict"' not in page and 'id="fit"' in page
+
+
+def test_budgets_methods_and_amounts(data):
+    quick, full = resolved(DatasetDiagnosisConfig()), resolved(DatasetDiagnosisConfig(budget="full", goals="stitch"))
+    assert (quick.seeds, quick.hidden, full.seeds) == (5, (64, 64), 8)
+    assert [v.name for v in objectives(quick)] == ["iql", "sarsa"] and [v.name for v in objectives(full)] == [
+        "iql",
+        "crl",
+    ]
+    assert [v.name for v in objectives(replace(quick, value="sarsa"))] == ["sarsa", "iql"]
+    matrix, others = extractors(quick)
+    assert [p.name for p in matrix] == ["awr", "ddpg_bc", "sfbc", "bc"] and [p.name for p in others] == [
+        "awr",
+        "ddpg_bc",
+    ]
+    matrix, others = extractors(replace(quick, extractor="ddpg_bc", alpha=0.03))
+    assert matrix[0].alpha == 0.03 and [p.name for p in others] == ["awr"]
+    assert len(extractors(full)[0]) == 6 and extractors(full)[1] == ()
+    rows, _ = opened(data[0])
+    assert amounts(rows, quick) == (24, 108, 432)  # 2, 9 and 36 of 36 trajectories of 12 steps
+    assert amounts(rows, replace(quick, sizes=(100, 50))) == (50, 100)
+    for wrong, message in ((433, "433 is not in 1..432"), (0, "0 is not in 1..432")):
+        with pytest.raises(ConfigError, match=message):
+            amounts(rows, replace(quick, sizes=(wrong, 50)))
