@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from valex.settings.datasets import ExplorationSettings, PointMazeSettings
 from valex.settings.offline import OPEXConfig, TTTConfig
 from valex.studies.base import Verdict
 from valex.studies.bottleneck_claims import CLAIMS
+from valex.studies.bottleneck_plans import Followed, Grid, Nets, goal_values, one_task, policies, task_values
 from valex.studies.offline import Board, DataPlan, cells_of, judge
-from valex.studies.offline_bottleneck import Grid, Nets, goal_values, policies, task_values
 
 NETS = Nets((8,), 32, 50)
 GRID = Grid(awr=(1.0, 3.0), ddpg_bc=(0.03, 0.3, 3.0), sfbc=(4, 32), behaviour="mixture")
@@ -35,10 +36,11 @@ def sweep(sigma: float) -> DataPlan:
 
 
 PLANS = (
-    DataPlan("maze", "gc-antmaze-large", "the ant", "pointmaze", PointMazeSettings(), MAZE),
+    DataPlan("maze", "gc-antmaze-large", "the ant", "pointmaze", PointMazeSettings(), MAZE, encodings=("steps",)),
     DataPlan("explored", "exorl-cheetah", "length", "exploration", ExplorationSettings(), TASK),
     sweep(0.1),
     sweep(0.5),
+    replace(one_task(NETS, PointMazeSettings(), SEEDS, Followed(2, 4_000, 1_000, 5)), name="online"),
 )
 
 
@@ -46,7 +48,7 @@ def usual(cell: Cell) -> float:
     """Return a score as the paper would have it: DDPG+BC above SfBC above AWR, policy data above value data."""
     level = {"bc": 5.0, "awr": 10.0, "sfbc": 30.0, "ddpg_bc": 50.0}[cell.policy.name]
     rise = 6.0 * np.log10(cell.policy_size / 1_000) + 0.5 * np.log10(max(cell.value_size, 1_000) / 1_000)
-    return level + rise + (40.0 if cell.test_time else 0.0)
+    return level + rise + (40.0 if cell.test_time else 0.0) + (20.0 if cell.encoding == "steps" else 0.0)
 
 
 def act(cell: Cell, score: float, noise: Callable[[], float]) -> dict[str, float]:
@@ -55,7 +57,27 @@ def act(cell: Cell, score: float, noise: Callable[[], float]) -> dict[str, float
     found = {"action/max": 0.9 if wide else 0.3, "action/outside": 0.5 if wide else 0.05}
     found |= {"fit/train": 0.1, "fit/val": 0.1 * fits, "error/eval": 1.0 - score / 200.0}
     found = {name: value * np.exp(0.02 * noise()) for name, value in found.items()}
-    return found | {"error/train": 0.3 + 0.1 * noise() ** 2, "error/val": 0.3 + 0.1 * noise() ** 2}
+    return found | {"error/train": 0.3 + 0.02 * noise(), "error/val": 0.3 + 0.02 * noise()}
+
+
+def followed(seed: int) -> dict[str, Any]:
+    """Return the record of a policy whose error on visited states falls online, and the others do not."""
+    rng, rows = np.random.default_rng(seed), []
+    for check in range(7):  # one before the first update, two offline, four online
+        steps = max(0, check - 2) * 1_000
+        row = {
+            "check": check,
+            "phase": "online" if check > 2 else "offline",
+            "env_steps": steps,
+            "grad_steps": 10 * check,
+        }
+        row |= {
+            "unit": "success (%)",
+            "score": 20.0 + steps / 100.0,
+            "error/eval": 0.8 - 1e-4 * steps + 0.01 * rng.normal(),
+        }
+        rows.append(row | {f"error/{which}": 0.3 + 0.01 * rng.normal() for which in ("train", "val")})
+    return {"rows": rows}
 
 
 @dataclass(frozen=True)
@@ -84,7 +106,11 @@ def make_board(world: World = World()) -> Board:
             measures = world.measures(cell, score, rng.standard_normal)
             found[cell] = {"score": float(score), "unit": "success (%)", "measures": measures}
     notes = {plan.name: "1,000 transitions" for plan in world.plans}
-    return Board(world.plans, cells, found, failed, notes, [])
+    continued = {
+        plan.name: [(one, followed(seed)) for one in plan.continuations for seed in plan.matrix.seeds]
+        for plan in world.plans
+    }
+    return Board(world.plans, cells, found, failed, notes, [], continued)
 
 
 def verdicts(board: Board, id: str) -> dict[str, Verdict]:

@@ -95,7 +95,7 @@ def offline(study: Any, preset: str, options: RunOptions) -> int:
     make_root(root)
     runs.declare(root, study, preset)
     if not options.quiet and done:
-        print(f"{done} of {total} cells are there already", file=sys.stderr)
+        print(f"{done} of {total} trials are there already", file=sys.stderr)
     with quiet_stdout(), Progress(f"{study.name} {preset}", len(missing) + total - done, options.quiet) as progress:
         summary = runs.run(runs.Work(root, plans, runs.cores_for(options.workers), progress))
     for name, message in summary.messages.items():
@@ -105,7 +105,7 @@ def offline(study: Any, preset: str, options: RunOptions) -> int:
         return code
     with quiet_stdout():
         text, page = make_report(root, None)
-    rows = [{"run": plan.name, "cells": len(runs.all_cells(root, plan))} for plan in plans]
+    rows = [{"run": plan.name, "cells": len(runs.wanted(root, plan).cells)} for plan in plans]
     say(text, page, rows, options)
     return code
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from valex import matrix, store
+from valex import continuation, matrix, store
 from valex.artefacts import trained
 from valex.checks_offline import check_generator, check_policy, check_test_time, check_value
 from valex.datasets.card import Card, from_json
@@ -26,8 +26,8 @@ from valex.datasets.native import CARD
 from valex.device import available_cores
 from valex.experts import env_of
 from valex.fields import ConfigError
-from valex.settings.bottleneck import Cell
-from valex.studies.offline import Board, DataPlan, OfflineStudy, cells_of, from_dicts, to_dicts
+from valex.settings.bottleneck import Cell, Continuation
+from valex.studies.offline import Board, DataPlan, OfflineStudy, cells_of, continuations_of, from_dicts, to_dicts
 from valex.trials import cell_name, trial_path
 from valex.workers import Job, Pool, Stop, Summary, do_here
 
@@ -60,6 +60,8 @@ def check_plans(plans: tuple[DataPlan, ...]) -> None:
                     check_policy(policy, value)
             for how in config.test_times:
                 check_test_time(how)
+            for one in plan.continuations:
+                continuation.check_continuation(one)
         except ConfigError as error:
             raise ConfigError(f"{plan.name}: {error}") from error
 
@@ -143,21 +145,35 @@ def env_text(plan: DataPlan, card: Card) -> str:
     return json.dumps(env | {"kwargs": env["kwargs"] | {"max_episode_steps": plan.clock}}, sort_keys=True)
 
 
-def all_cells(root: Path, plan: DataPlan) -> list:
-    """Return the cells of a dataset that has been made, [] for one that has not. Raises ConfigError."""
+class Wanted(NamedTuple):
+    """What a plan wants of its dataset."""
+
+    card: Card | None  # None: the dataset has not been made
+    cells: list[Cell]  # without a dataset they only count
+    continuations: list[tuple[Continuation, Continuation]]  # as planned, and as they are made
+
+
+def wanted(root: Path, plan: DataPlan) -> Wanted:
+    """Return what is to be trained on a dataset. Raises ConfigError where another one lies in its place."""
     card = card_of(root, plan)
-    return [] if card is None else cells_of(plan, card.sha256, env_text(plan, card))
+    where = ("", "{}") if card is None else (card.sha256, env_text(plan, card))
+    return Wanted(card, cells_of(plan, *where), continuations_of(plan, *where))
+
+
+def places(root: Path, asked: Wanted) -> list[Path]:
+    """Return where the trials and records of a plan lie, or will."""
+    records = [continuation.record_path(root, one) for _, one in asked.continuations]
+    return [trial_path(root, cell) for cell in asked.cells] + records
 
 
 def left(root: Path, plans: tuple[DataPlan, ...]) -> tuple[list[DataPlan], int, int]:
-    """Return (datasets to be made, cells that there are in all, cells that have a trial). Raises ConfigError."""
+    """Return (datasets to be made, trials and records that there will be in all, those that are there). Raises ConfigError."""
     missing, total, done = [], 0, 0
     for plan in plans:
-        made = all_cells(root, plan)
-        if not made:
-            missing.append(plan)
-        total += len(made or cells_of(plan, "", ""))
-        done += sum(trial_path(root, cell).is_file() for cell in made)
+        asked = wanted(root, plan)
+        found = places(root, asked)
+        missing += [plan] if asked.card is None else []
+        total, done = total + len(found), done + sum(path.is_file() for path in found)
     return missing, total, done
 
 
@@ -165,12 +181,13 @@ def plan_text(root: Path, plans: tuple[DataPlan, ...]) -> str:
     """Return what a study makes, in words: the gradient steps and episodes of every dataset. Raises ConfigError."""
     lines = []
     for plan in plans:
-        cells = all_cells(root, plan) or cells_of(plan, "", "")
-        done = sum(trial_path(root, cell).is_file() for cell in cells)
+        asked = wanted(root, plan)
+        cells, done = asked.cells, sum(path.is_file() for path in places(root, asked))
         values = {(c.value, c.value_size, c.seed): c.value.steps for c in cells if c.value}
         learned = {trained_policy(c): c.policy.steps for c in cells}
         lines.append(
-            f"{plan.name}: {len(cells)} cells, {done} tried; {len(values)} values and {len(learned)} policies, "
+            f"{plan.name}: {len(cells)} cells and {len(asked.continuations)} continuations, {done} done; "
+            f"of the cells {len(values)} values and {len(learned)} policies, "
             f"{sum(values.values()) + sum(learned.values()):,} gradient steps, {sum(c.episodes for c in cells):,} episodes"
         )
     return "\n".join(lines)
@@ -182,11 +199,16 @@ def trained_policy(cell: Cell) -> tuple:
     return trained(replace(cell.policy, seed=cell.seed)), cell.policy_size, over
 
 
-def cores_for(workers: int) -> list[list[int]]:
-    """Return the cores of each worker, [] for one alone, which works in this process: one core each, by default all."""
+def on_cpu() -> bool:
+    """Return whether jax computes on a CPU."""
     import jax
 
-    if jax.default_backend() != "cpu":
+    return jax.default_backend() == "cpu"
+
+
+def cores_for(workers: int) -> list[list[int]]:
+    """Return the cores of each worker, [] for one alone, which works in this process: one core each, by default all."""
+    if not on_cpu():
         return [[]] * workers if workers > 1 else []
     cores = available_cores()
     count = workers or len(cores)
@@ -203,9 +225,11 @@ def run(work: Work) -> Summary:
         todo = []
         for plan in work.plans:
             if summary.states.get(plan.name, "finished") == "finished":
-                todo += matrix.jobs(work.root, data_path(work.root, plan), all_cells(work.root, plan))
+                asked, path = wanted(work.root, plan), data_path(work.root, plan)
+                todo += matrix.jobs(work.root, path, asked.cells, together=not work.cores and not on_cpu())
+                todo += continuation.jobs(work.root, path, [one for _, one in asked.continuations])
             elif stop():
-                summary.leave(cell_name(cell) for cell in cells_of(plan, "", ""))
+                summary.leave(cell_name(cell) for cell in wanted(work.root, plan).cells)
         _do(todo, work, stop, summary)
     summary.signal = stop.signal
     return summary
@@ -231,26 +255,41 @@ def stored(root: Path) -> tuple[str, str, tuple[DataPlan, ...]]:
 def read_board(root: Path) -> Board:
     """Return what was found in a folder. Raises StoreError where files are damaged."""
     _, _, plans = stored(root)
-    cells, found, failed, notes, left_out = {}, {}, {}, {}, []
+    board = Board(plans, {}, {}, {}, {}, [], {})
     for plan in plans:
         try:
-            card = card_of(root, plan)
+            asked = wanted(root, plan)
         except ConfigError as error:
-            left_out.append(f"{plan.name}: {error}")
-            card = None
-        cells[plan.name] = [] if card is None else cells_of(plan, card.sha256, env_text(plan, card))
-        if card is None:
-            left_out.append(f"{plan.name}: has not been made")
-            continue
-        sizes = card.sizes
-        notes[plan.name] = f"{sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories: {card.how}"
-        tried = matrix.trials(root, cells[plan.name])
-        found |= tried
-        for cell in cells[plan.name]:
-            why = store.read_json(root / matrix.DIVERGED / f"{cell_name(cell)}.json") if cell not in tried else {}
-            if why:
-                failed[cell] = str(why.get("message", ""))
-        lacking = len(cells[plan.name]) - len(tried) - sum(cell in failed for cell in cells[plan.name])
-        if lacking:
-            left_out.append(f"{plan.name}: {lacking} of {len(cells[plan.name])} cells have not been tried yet")
-    return Board(plans, cells, found, failed, notes, left_out)
+            asked = Wanted(None, [], [])
+            board.left_out.append(f"{plan.name}: {error}")
+        board.cells[plan.name] = asked.cells if asked.card else []
+        if asked.card is None:
+            board.left_out.append(f"{plan.name}: there is no dataset yet")
+        else:
+            read_plan(root, plan, asked, board)
+    return board
+
+
+def read_plan(root: Path, plan: DataPlan, asked: Wanted, board: Board) -> None:
+    """Put what was found of one dataset on a board. Raises StoreError where files are damaged."""
+    assert asked.card is not None
+    sizes, tried = asked.card.sizes, matrix.trials(root, asked.cells)
+    made = f"{sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories: {asked.card.how}"
+    board.notes[plan.name] = made
+    board.found.update(tried)
+    for cell in asked.cells:
+        why = store.read_json(root / matrix.DIVERGED / f"{cell_name(cell)}.json") if cell not in tried else {}
+        if why:
+            board.failed[cell] = str(why.get("message", ""))
+    records = [
+        (as_planned, store.read_json(continuation.record_path(root, one))) for as_planned, one in asked.continuations
+    ]
+    board.continued[plan.name] = [pair for pair in records if pair[1]]
+    lacking = len(asked.cells) - len(tried) - sum(cell in board.failed for cell in asked.cells)
+    ended = len(board.continued[plan.name])
+    for count, total, what in (
+        (lacking, len(asked.cells), "cells have not been tried yet"),
+        (len(records) - ended, len(records), "continuations have not ended"),
+    ):
+        if count:
+            board.left_out.append(f"{plan.name}: {count} of {total} {what}")

@@ -16,12 +16,13 @@ import tiny
 from boards import World, make_board, verdicts
 
 from valex import offline_study, workers
+from valex.continuation import continuation_name
 from valex.fields import ConfigError
 from valex.report.figures import draw, plate_rows
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.bottleneck_claims import CLAIMS
 from valex.studies.bottleneck_table import results, trial_rows
-from valex.studies.offline import cells_of, from_dicts, judge, to_dicts
+from valex.studies.offline import cells_of, continuations_of, from_dicts, judge, to_dicts
 from valex.studies.offline_bottleneck import OFFLINE_BOTTLENECK as STUDY
 from valex.trials import cell_name
 
@@ -46,7 +47,10 @@ def test_every_plan_can_be_and_its_cells_have_names_of_their_own(preset):
     for plan in plans:
         few = replace(plan, matrix=replace(plan.matrix, seeds=plan.matrix.seeds[:1]))
         cells = cells_of(few, plan.name, "{}")
-        assert len({cell_name(cell) for cell in cells}) == len(cells) > 0
+        assert len({cell_name(cell) for cell in cells}) == len(cells)
+        followed = continuations_of(plan, plan.name, "{}")
+        assert len({continuation_name(one) for _, one in followed}) == len(followed)
+        assert cells or followed
         assert len(cells_of(plan, plan.name, "{}")) == len(cells) * len(plan.matrix.seeds)
 
 
@@ -64,7 +68,7 @@ def test_a_plan_of_another_version_is_refused():
 
 
 def test_only_the_declared_policy_is_improved_at_test_time():
-    (plan,) = STUDY.presets["smoke"]()
+    plan, _ = STUDY.presets["smoke"]()
     tested = [cell for cell in cells_of(plan, "", "{}") if cell.test_time]
     assert tested and {(c.value.name, c.policy.name, c.policy.alpha) for c in tested} == {("iql", "awr", 3.0)}
 
@@ -73,11 +77,31 @@ def test_only_the_declared_policy_is_improved_at_test_time():
 
 
 def test_what_the_paper_says_is_supported_where_it_is_so(board):
-    wanted = ["R1a", "R1b", "R2", "R3a", "R4", "R6a", "R6b", "R7a", "R7b", "R8", "R10a", "R10b", "R12a", "R12b"]
+    wanted = [
+        "R1a",
+        "R1b",
+        "R2",
+        "R3a",
+        "R4",
+        "R6a",
+        "R6b",
+        "R7a",
+        "R7b",
+        "R8",
+        "R9a",
+        "R9b",
+        "R10a",
+        "R10b",
+        "R12a",
+        "R12b",
+    ]
     for id in wanted:
         found = verdicts(board, id)
         assert {v.verdict for v in found.values()} == {SUPPORTED}, (id, found)
     assert set(verdicts(board, "R8")) == {"explored"}
+    assert {id: verdicts(board, id)["maze"].verdict for id in ("R13a", "R13b")} == dict.fromkeys(
+        ("R13a", "R13b"), SUPPORTED
+    )
 
 
 def test_the_direction_of_awr_is_where_the_score_rises(board):
@@ -132,16 +156,17 @@ def test_noise_in_the_data_is_judged_over_a_sweep():
 
 
 def test_what_was_not_run_is_said(board):
-    for id in ("R9", "R13"):
-        assert {v.verdict for v in verdicts(board, id).values()} == {UNDECIDED}
-        assert all("not run in this preset" in v.reason for v in verdicts(board, id).values())
+    without = make_board(World(plans=(boards.PLANS[1],)))
+    for id in ("R9a", "R9b", "R11a", "R13a", "R13b"):
+        (found,) = verdicts(without, id).values()
+        assert found.verdict == UNDECIDED and "not run in this preset" in found.reason
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
 def test_four_seeds_decide_nothing_and_an_empty_board_breaks_nothing(claim):
     plans = tuple(replace(p, matrix=replace(p.matrix, seeds=boards.SEEDS[:4])) for p in boards.PLANS)
     few = make_board(World(plans=plans))
-    empty = few._replace(found={}, cells={plan.name: [] for plan in plans})
+    empty = few._replace(found={}, cells={plan.name: [] for plan in plans}, continued={})
     for where in (few, empty):
         found = judge(claim, where)
         assert found and {v.verdict for v in found} == {UNDECIDED}, found
@@ -174,7 +199,7 @@ def test_every_figure_draws(board):
 
 
 def test_figures_of_nothing_are_left_out(board):
-    empty = board._replace(found={}, cells={plan.name: [] for plan in board.plans})
+    empty = board._replace(found={}, cells={plan.name: [] for plan in board.plans}, continued={})
     for figure in STUDY.figures(empty):
         assert not figure.plate(empty).panels, figure.name
 
@@ -200,20 +225,23 @@ def test_the_study_from_the_command_line(tmp_path):
     """The whole of it, then the same command again: nothing is trained or tried twice."""
     command = ("study", "offline-bottleneck", "--preset", "smoke", "--workers", "1", "--quiet", f"out={tmp_path}")
     planned = tiny.valex(*command, "--dry-run")
-    assert planned.code == 0 and "72 cells, 0 tried" in planned.out
+    assert planned.code == 0 and "76 cells and 0 continuations, 0 done" in planned.out
     done = tiny.valex(*command)
     assert done.code == 0, done.err
-    (plan,) = STUDY.presets["smoke"]()
+    plan, online = STUDY.presets["smoke"]()
     trials = {path: path.stat().st_mtime_ns for path in (tmp_path / "trials").glob("*.json")}
     assert len(trials) == len(cells_of(plan, "", ""))
+    assert len(list((tmp_path / "continuations").glob("*.json"))) == len(online.matrix.seeds)
     page = (tmp_path / "report" / "index.html").read_text()
     assert STUDY.title in page and str(tmp_path / "report" / "index.html") in done.out
     found = list(csv.DictReader((tmp_path / "report" / "claims.csv").open()))
     assert {row["claim"] for row in found} == {claim.id for claim in CLAIMS}
     assert all(row["verdict"] in WORDS and row["reason"] for row in found)
     assert len(list(csv.DictReader((tmp_path / "report" / "trials.csv").open()))) == len(trials)
-    again = tiny.valex(*command[:-2], f"out={tmp_path}", "--json")
-    assert again.code == 0 and "72 of 72 cells are there already" in again.err
+    again = tiny.valex(
+        "study", "offline-bottleneck", "--preset", "smoke", "--workers", "1", f"out={tmp_path}", "--json"
+    )
+    assert again.code == 0 and "78 of 78 trials are there already" in again.err
     assert {path: path.stat().st_mtime_ns for path in trials} == trials
     assert tiny.valex("report", str(tmp_path)).code == 0
     other = tiny.valex("study", "offline-bottleneck", "--preset", "quick", f"out={tmp_path}")
@@ -235,9 +263,10 @@ sys.exit(summary.exit_code())
 
 def small_plan(root: Path) -> Path:
     """Write a plan of sixteen cells into a folder."""
-    (plan,) = STUDY.presets["smoke"]()
+    plan, _ = STUDY.presets["smoke"]()
     kept = [p for p in plan.matrix.policies if p.name in ("bc", "awr")]
     config = replace(plan.matrix, values=plan.matrix.values[:1], policies=tuple(kept), test_times=())
+    plan = replace(plan, encodings=())
     root.mkdir()
     (root / "plan.json").write_text(json.dumps(to_dicts((replace(plan, matrix=config),))))
     return root
@@ -268,7 +297,7 @@ def test_a_run_that_is_killed_or_stopped_goes_on_and_ends_with_the_same_trials(t
 
 
 def test_a_dataset_made_in_another_way_is_refused(tmp_path):
-    (plan,) = STUDY.presets["smoke"]()
+    plan, _ = STUDY.presets["smoke"]()
     few = replace(plan, settings=replace(plan.settings, episodes=2, steps=20))
     assert offline_study.make_data(tmp_path, few, lambda: False, lambda event: None) == {plan.name: ("finished", "")}
     with pytest.raises(ConfigError, match="another episodes"):

@@ -31,10 +31,11 @@ def rows(board: Board) -> list[tuple[str, str, str, str]]:
     """Return the datasets with how many of their cells were tried, and every cell that failed."""
     found = []
     for plan in board.plans:
-        cells = board.cells[plan.name]
-        done = sum(cell in board.found for cell in cells)
-        state = "finished" if cells and done == len(cells) else "interrupted"
-        found.append((plan.name, state, f"{done} of {len(cells)}", ""))
+        cells, wanted = board.cells[plan.name], len(plan.continuations) * len(plan.matrix.seeds)
+        done, ended = sum(cell in board.found for cell in cells), len(board.continued.get(plan.name, ()))
+        whole = plan.name in board.notes and (done, ended) == (len(cells), wanted)
+        counts = f"{done} of {len(cells)}" + (f", {ended} of {wanted} continuations" if wanted else "")
+        found.append((plan.name, "finished" if whole else "interrupted", counts, ""))
     return found + [(cell_name(cell), "failed", "", why) for cell, why in board.failed.items()]
 
 

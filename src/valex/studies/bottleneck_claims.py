@@ -13,10 +13,12 @@ from valex.offline.matrix_statistics import SATURATED, direction, share_differen
 from valex.settings.offline import ValueKind
 from valex.statistics import Interval, sign_test
 from valex.studies.base import EACH, TOGETHER, Claim, Component
+from valex.studies.bottleneck_errors import ERROR_CLAIMS
 from valex.studies.bottleneck_intervals import good_share, turn
 from valex.studies.bottleneck_measures import (
     EXTRACTORS,
     NOT_RUN,
+    PAPER,
     VALUES,
     compared,
     matrices,
@@ -30,7 +32,6 @@ from valex.studies.bottleneck_policies import POLICY_CLAIMS
 from valex.studies.judge import MIN_SEEDS
 from valex.studies.offline import ALL, Board
 
-PAPER = "Park et al. 2024 (2406.09329)"
 AS_GOOD = 0.95  # of the other's score: bold in Table 1
 MOST = 0.87  # 15 of 16 settings are claimed, 14 are asked for
 HALF_SECTOR = 22.5  # degrees, of a direction
@@ -272,7 +273,7 @@ CLAIMS = (
         partial(alpha_turns, extractor=AWR),
         scope=EACH,
     ),
-    *POLICY_CLAIMS,
+    *sorted((*POLICY_CLAIMS, *ERROR_CLAIMS), key=lambda claim: int(claim.id.strip("Rabc"))),
 )
 REMARKS = (
     "These are datasets of our own. Each stands for one of the paper's environments and loses something on the way, as the list "

@@ -7,6 +7,7 @@ import numpy as np
 from valex.offline.matrix_statistics import direction, variance_shares
 from valex.settings.offline import ExtractionKind, ValueKind
 from valex.studies.base import Figure, Matrix, Panel, Plate, Series
+from valex.studies.bottleneck_error_figures import error_plate, online_plate
 from valex.studies.bottleneck_measures import (
     BC,
     EXTRACTORS,
@@ -22,45 +23,10 @@ from valex.studies.bottleneck_measures import (
     plan_of,
     settings_of,
 )
-from valex.studies.bottleneck_policies import ERRORS, TESTS, errors_of
+from valex.studies.bottleneck_panels import MEANS, plate, points, present, size_text, unit_of
+from valex.studies.bottleneck_policies import TESTS
 from valex.studies.bottleneck_table import over_seeds
 from valex.studies.offline import Board, DataPlan, is_default
-
-MEANS = "Means over seeds with 95 % expanded bootstrap intervals."
-
-
-def unit_of(board: Board, name: str) -> str:
-    """Return the unit of a dataset's scores."""
-    return next((board.found[c]["unit"] for c in board.cells.get(name, ()) if c in board.found), "score")
-
-
-def size_text(size: int) -> str:
-    """Return an amount of data: "1.5k", "400k", "1M"."""
-    return f"{size / 1e6:g}M" if size >= 1_000_000 else f"{size / 1e3:g}k" if size >= 1_000 else str(size)
-
-
-def points(label: str, colour: str, x: list[float], samples: list[np.ndarray], style: str = "points") -> Series | None:
-    """Return a series of means over seeds with their intervals, without the places that have none; None without any."""
-    kept = [(place, values[np.isfinite(values)]) for place, values in zip(x, samples, strict=True)]
-    kept = [(place, values) for place, values in kept if len(values)]
-    if not kept:
-        return None
-    found = [over_seeds(values) for _, values in kept]
-    value, low, high = (np.array([float(getattr(i, part)) for i in found]) for part in ("value", "low", "high"))
-    counts = tuple(len(values) for _, values in kept)
-    return Series(label, colour, np.array([place for place, _ in kept]), value, low, high, counts, style)
-
-
-def present(series: list[Series | None]) -> list[Series]:
-    """Return the series that there are."""
-    return [one for one in series if one is not None]
-
-
-def plate(panels: list[Panel], columns: int, note: str, left_out: list[str]) -> Plate:
-    """Return a plate of the panels that show something."""
-    shown = [panel for panel in panels if panel.series or panel.matrix is not None]
-    return Plate(shown, columns, note, left_out)
-
 
 # ----------------------------------------------------------------------------------------------------------------- matrices
 
@@ -146,30 +112,6 @@ def fit_plate(board: Board) -> Plate:
     panels = [fit_panel(board, plan, value) for plan in matrices(board) for value in plan.matrix.values]
     note = f"Mean squared error of the policy's mean action to the data's. Default alphas, most value data. {MEANS}"
     return plate(panels, 2, note, [])
-
-
-def error_plate(board: Board) -> Plate:
-    """Return the score of every cell against its three errors."""
-    panels, left_out = [], []
-    for plan in matrices(board):
-        found = errors_of(board, plan.name)
-        if isinstance(found, str):
-            left_out.append(f"{plan.name}: {found}")
-            continue
-        columns, _ = found
-        cells = [c for c in board.cells[plan.name] if c in board.found and c.test_time is None]
-        kinds = np.array([c.policy.name for c in cells])
-        for k, which in enumerate(ERRORS):
-            series = [
-                Series(label, kind, columns[k][kinds == kind], columns[3][kinds == kind], n=1, style="marks")
-                for kind, label in ({BC: "BC"} | EXTRACTORS).items()
-                if np.any(kinds == kind)
-            ]
-            states = {"train": "training states", "val": "held-out states", "eval": "visited states"}[which]
-            xlabel = "squared error per action"
-            panels.append(Panel(f"{plan.name}: {states}", xlabel, unit_of(board, plan.name), series, "log"))
-    note = "One point for each cell: policy, amounts of data and seed. Error against the declared optimal policy."
-    return plate(panels, 3, note, left_out)
 
 
 def share_panel(board: Board, plan: DataPlan) -> Panel | str:
@@ -264,6 +206,12 @@ SHARED = (
         "Three errors to the optimal policy, and the score",
         "The error that falls with the score most plainly is the one that limits it.",
         error_plate,
+    ),
+    Figure(
+        "online",
+        "Errors and score, from data to online",
+        "What falls online is what training on data could not lower: an error on states that only acting shows.",
+        online_plate,
     ),
     Figure(
         "actions",

@@ -4,6 +4,7 @@ A setting is a dataset with a value. An extractor at its tuned alpha is what cro
 (`offline.matrix_statistics.best_alpha`); at its fixed alpha it has the one that its config declares, whatever the data.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from valex.offline.matrix_statistics import best_alpha
 from valex.settings.bottleneck import Cell
 from valex.settings.offline import ExtractionKind, TestTimeKind, ValueKind
-from valex.studies.base import Component
+from valex.studies.base import Claim, Component
 from valex.studies.offline import Board, DataPlan, is_default
 
 EXTRACTORS = {"awr": "AWR", "ddpg_bc": "DDPG+BC", "sfbc": "SfBC"}  # in the order of figures
@@ -22,6 +23,8 @@ VALUES = {"iql": "IQL", "sarsa": "SARSA", "crl": "CRL"}
 KNOBS = {"awr": "alpha", "ddpg_bc": "alpha", "sfbc": "samples"}
 SIGNS = {"awr": "α", "ddpg_bc": "α", "sfbc": "N"}
 NOT_RUN = "not run in this preset: "
+PAPER = "Park et al. 2024 (2406.09329)"
+ABOVE = (0.0, math.inf)
 
 
 def plan_of(board: Board, name: str) -> DataPlan:
@@ -30,8 +33,8 @@ def plan_of(board: Board, name: str) -> DataPlan:
 
 
 def matrices(board: Board) -> list[DataPlan]:
-    """Return the plans whose datasets are looked at one by one: those that are in no sweep."""
-    return [plan for plan in board.plans if not plan.sweep]
+    """Return the plans whose matrices are looked at one by one: those that have one and are in no sweep."""
+    return [plan for plan in board.plans if plan.alone]
 
 
 def settings_of(plan: DataPlan, extractor: str) -> list[ExtractionKind]:
@@ -90,6 +93,18 @@ def at_test_time(board: Board, name: str, value: ValueKind, policy: ExtractionKi
     most = config.sizes[-1]
     cells = [replace(like, value_size=most, policy_size=most, seed=seed, test_time=how) for seed in config.seeds]
     return values_of(counted(board, name), cells)
+
+
+def encoded(board: Board, name: str, policy: ExtractionKind, encoding: Any, measure: str = "score") -> np.ndarray:
+    """Return a number of cloning on states in another encoding, [S, P]; NaN where there is none."""
+    from valex.matrix import values_of
+
+    config, like = plan_of(board, name).matrix, template(board, name, None, policy)
+    if like is None:
+        return np.full((len(config.seeds), len(config.sizes)), np.nan)
+    like = replace(like, value_size=0, encoding=encoding)
+    cells = [replace(like, policy_size=n, seed=seed) for seed in config.seeds for n in config.sizes]
+    return values_of(counted(board, name), cells, measure).reshape(len(config.seeds), len(config.sizes))
 
 
 def stack(
@@ -158,3 +173,10 @@ def over_values(
 def per_seed(scores: np.ndarray) -> np.ndarray:
     """Return the mean over a matrix, [n] of [n, V, P]."""
     return scores.mean(axis=(1, 2))
+
+
+def claim(
+    id: str, text: str, source: str, statistic: str, region: tuple[float, float], measure: Callable, scope: str
+) -> Claim:
+    """Return a claim of the paper, with what is ours in its test."""
+    return Claim(id, text, f"{PAPER}, {source}", statistic, region, measure, scope=scope)

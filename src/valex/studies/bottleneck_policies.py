@@ -1,20 +1,20 @@
-"""The claims R6 to R13: how policies act and fit, what predicts their score, what noise in the data and test time change."""
+"""The claims R6 to R8 and R12: how policies act and fit, how poor AWR is on exploration, what test time can mend."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from valex.offline.matrix_statistics import best_alpha
 from valex.settings.offline import ValueKind
-from valex.studies.base import EACH, TOGETHER, Claim, Component
-from valex.studies.bottleneck_intervals import correlations, predicts_better
+from valex.studies.base import EACH, POOLED_TOO, Component
 from valex.studies.bottleneck_measures import (
+    ABOVE,
     EXTRACTORS,
     NOT_RUN,
     VALUES,
     at_test_time,
+    claim,
     compared,
     numbers,
     over_values,
@@ -24,10 +24,8 @@ from valex.studies.bottleneck_measures import (
 )
 from valex.studies.offline import Board, is_default
 
-PAPER = "Park et al. 2024 (2406.09329)"
 AWR, DDPG, SFBC = EXTRACTORS
 POOR = 0.7  # of the other's score
-ERRORS = ("train", "val", "eval")  # of actions, against the declared optimal policy
 TESTS = {"opex": "OPEX", "ttt": "TTT"}
 
 
@@ -91,74 +89,7 @@ def poor(board: Board, name: str) -> list[Component] | str:
     return over_values(board, name, one)
 
 
-# --------------------------------------------------------------------------------------- R10 to R12: errors, coverage, test time
-
-
-def errors_of(board: Board, name: str) -> tuple[np.ndarray, np.ndarray] | str:
-    """Return ([4, n] the three errors and the score of every cell, [n] their seeds), or why there are none."""
-    cells = [c for c in board.cells.get(name, ()) if c in board.found and c.test_time is None]
-    rows = [board.found[c]["measures"] for c in cells]
-    if not rows or f"error/{ERRORS[0]}" not in rows[0]:
-        return "no optimal policy is declared for this dataset" if rows else "0 seeds finished all it compares"
-    columns = [[row[f"error/{which}"] for row in rows] for which in ERRORS]
-    columns.append([board.found[c]["score"] for c in cells])
-    return np.array(columns), np.array([c.seed for c in cells])
-
-
-def predicts(board: Board, name: str) -> list[Component] | str:
-    """Return the rank correlation of the error on visited states with the score, over all cells."""
-    found = errors_of(board, name)
-    if isinstance(found, str):
-        return found
-    columns, seeds = found
-
-    def rho(confidence: float):
-        value, low, high = correlations(columns[[2, 3]], seeds, confidence)[0]
-        return type(correlations(columns[[2, 3]], seeds, confidence)[0])(float(value[0]), float(low[0]), float(high[0]))
-
-    others = correlations(columns, seeds, 0.95)[0].value
-    detail = f"{columns.shape[1]} cells; on training states {others[0]:.2f}, held-out {others[1]:.2f}"
-    return [Component("ρ of score and error/eval", np.zeros(len(np.unique(seeds))), detail=detail, estimate=rho)]
-
-
-def predicts_best(board: Board, name: str) -> list[Component] | str:
-    """Return how much more the error on visited states falls with the score than the other two."""
-    found = errors_of(board, name)
-    if isinstance(found, str):
-        return found
-    columns, seeds = found
-    count = np.zeros(len(np.unique(seeds)))
-    return [
-        Component(f"|ρ| of eval − of {which}", count, estimate=partial(predicts_better, columns, seeds, 2, k))
-        for k, which in enumerate(ERRORS[:2])
-    ]
-
-
-def sweeps(board: Board) -> dict[str, list]:
-    """Return the plans of every sweep, by rising noise."""
-    found: dict[str, list] = {}
-    for plan in board.plans:
-        if plan.sweep:
-            found.setdefault(plan.sweep, []).append(plan)
-    return {name: sorted(plans, key=lambda plan: plan.settings.sigma) for name, plans in found.items()}
-
-
-def wider_data(board: Board, name: str, beside: bool = False) -> list[Component] | str:
-    """Return what noisier data gain over the least noisy, DDPG+BC's or by how much it is more than AWR's."""
-    parts = []
-    for sweep, plans in sweeps(board).items():
-        for value in plans[0].matrix.values:
-            rows = [compared(board, plan.name, value, (AWR, DDPG)) for plan in plans]
-            if len(rows) < 2 or any(isinstance(row, str) for row in rows):
-                return next((row for row in rows if isinstance(row, str)), f"{NOT_RUN}a second amount of noise")
-            n = min(len(row.seeds) for row in rows)  # pyright: ignore[reportAttributeAccessIssue]
-            gains = []
-            for extractor in (DDPG, AWR):
-                scores = np.array([row.scores[extractor][:n, -1, -1] for row in rows])  # pyright: ignore
-                gains.append(scores[1:].mean(axis=0) - scores[0])
-            taken = gains[0] - gains[1] if beside else gains[0]
-            parts.append(Component(f"{VALUES[value.name]}, {sweep}", taken))
-    return parts or f"{NOT_RUN}sets that differ in noise alone"
+# ---------------------------------------------------------------------------------------------------------- R12: test time
 
 
 def improved(board: Board, name: str, which: str) -> list[Component] | str:
@@ -186,23 +117,6 @@ def best_of(scores: np.ndarray) -> np.ndarray:
     return scores[0] if len(scores) == 1 else best_alpha(scores, np.arange(len(scores)), resamples=2).honest_scores
 
 
-# --------------------------------------------------------------------------------------------- R9 and R13: what needs other cells
-
-
-def not_run(board: Board, name: str, what: str) -> str:
-    """Return that a claim has nothing to go by."""
-    return f"{NOT_RUN}{what}"
-
-
-def claim(
-    id: str, text: str, source: str, statistic: str, region: tuple[float, float], measure: Callable, scope: str
-) -> Claim:
-    """Return a claim of the paper, with what is ours in its test."""
-    return Claim(id, text, f"{PAPER}, {source}", statistic, region, measure, scope=scope)
-
-
-ABOVE = (0.0, math.inf)
-POOLED = Claim._field_defaults["scope"]
 POLICY_CLAIMS = (
     claim(
         "R6a",
@@ -211,7 +125,7 @@ POLICY_CLAIMS = (
         "mean over visited states of the largest |a|: DDPG+BC less AWR, mean over the matrix, each at its best alpha",
         ABOVE,
         partial(acts_wider, measure="action/max", label="largest |a|"),
-        POOLED,
+        POOLED_TOO,
     ),
     claim(
         "R6b",
@@ -220,7 +134,7 @@ POLICY_CLAIMS = (
         "share of actions beyond all that the data did at the 50 nearest states: DDPG+BC less AWR, as R6a",
         ABOVE,
         partial(acts_wider, measure="action/outside", label="share outside"),
-        POOLED,
+        POOLED_TOO,
     ),
     claim(
         "R7a",
@@ -229,7 +143,7 @@ POLICY_CLAIMS = (
         "log10(held-out / training error) of AWR at its default alpha, least data of both kinds",
         ABOVE,
         overfits,
-        POOLED,
+        POOLED_TOO,
     ),
     claim(
         "R7b",
@@ -238,7 +152,7 @@ POLICY_CLAIMS = (
         "log10(held-out / training error) of AWR less that of DDPG+BC, each at its default alpha",
         ABOVE,
         partial(overfits, beside=True),
-        POOLED,
+        POOLED_TOO,
     ),
     claim(
         "R8",
@@ -250,58 +164,13 @@ POLICY_CLAIMS = (
         EACH,
     )._replace(envs=("exploration",)),
     claim(
-        "R9",
-        "online continuation lowers the error on visited states while those on the data stay flat",
-        "figure 6 [T]",
-        "slopes of the three errors by environment steps",
-        (-math.inf, 0.0),
-        partial(not_run, what="online continuation"),
-        TOGETHER,
-    ),
-    claim(
-        "R10a",
-        "a policy that errs less on the states that it visits scores higher",
-        "section 5 [R]",
-        "Spearman's ρ of score and squared error to the optimal policy on visited states, over cells; seeds resampled whole",
-        (-1.0 - 1e-9, 0.0),
-        predicts,
-        EACH,
-    ),
-    claim(
-        "R10b",
-        "and no other of the three errors predicts the score so well",
-        "section 5 [R]",
-        "−ρ with the error on visited states less −ρ with that on training states, and on held-out states",
-        ABOVE,
-        predicts_best,
-        EACH,
-    ),
-    claim(
-        "R11a",
-        "data of more coverage are worth more than better ones",
-        "figure 7 [T], [R]",
-        "score of DDPG+BC on most data, alpha chosen on other seeds: mean over the noisier sets less that on the least noisy",
-        ABOVE,
-        wider_data,
-        TOGETHER,
-    ),
-    claim(
-        "R11b",
-        "DDPG+BC gains more by them than AWR",
-        "figure 7 [T], [R]",
-        "the gain of R11a less that of AWR",
-        ABOVE,
-        partial(wider_data, beside=True),
-        TOGETHER,
-    ),
-    claim(
         "R12a",
         "steps along the value's gradient at test time (OPEX) beat IQL as it is, and SfBC",
         "figure 8 [T]; alpha fixed, step size and N chosen on other seeds [D]",
         "score on most data: OPEX of IQL with AWR less the same without, and less IQL with SfBC; paired by seed",
         ABOVE,
         partial(improved, which="opex"),
-        POOLED,
+        POOLED_TOO,
     ),
     claim(
         "R12b",
@@ -310,15 +179,6 @@ POLICY_CLAIMS = (
         "score on most data: TTT of IQL with AWR less the same without, and less IQL with SfBC; paired by seed",
         ABOVE,
         partial(improved, which="ttt"),
-        POOLED,
-    ),
-    claim(
-        "R13",
-        "another encoding of the same state lowers the error on visited states and raises the score of cloning",
-        "figure 9 [T]",
-        "score of cloning on encoded states less that on plain ones",
-        ABOVE,
-        partial(not_run, what="cloning on encoded states"),
-        TOGETHER,
+        POOLED_TOO,
     ),
 )

@@ -5,12 +5,12 @@ them. Claims, figures and tables take a board where those of training runs take 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from valex.config import from_dict
 from valex.fields import ConfigError
-from valex.settings.bottleneck import Cell, MatrixConfig, cells
+from valex.settings.bottleneck import Cell, Continuation, Encoding, MatrixConfig, cells
 from valex.settings.datasets import GENERATORS
 from valex.settings.offline import EXTRACTION_CONFIGS, TEST_TIME_CONFIGS, VALUE_CONFIGS
 from valex.studies.base import TOGETHER, Claim, Verdict
@@ -41,8 +41,17 @@ class DataPlan:
     """Control steps of a trial's episode, for what Gymnasium knows alone; 0: as the environment has it."""
     sweep: str = ""
     """Datasets of one sweep differ in the noise of their collection (`sigma`) alone; "" for none."""
+    encodings: tuple[Encoding, ...] = ()
+    """Other encodings that behaviour cloning is tried in."""
+    continuations: tuple[Continuation, ...] = ()
+    """Policies that are trained on online, for every seed of the matrix; their data, env and seed are filled in."""
     tested: tuple[tuple[str, str], ...] = (("iql", "awr"),)
     """(value, extractor) whose policy, at the default of its config, is improved at test time as the matrix says."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether its matrix is looked at by itself."""
+        return not self.sweep and bool(self.matrix.values)
 
 
 class Board(NamedTuple):
@@ -54,6 +63,9 @@ class Board(NamedTuple):
     failed: dict[Cell, str]  # what diverged or could not be, and why
     notes: dict[str, str]  # by dataset: what is in it
     left_out: list[str]
+    continued: dict[
+        str, list[tuple[Continuation, dict[str, Any]]]
+    ] = {}  # by dataset: (as planned, its record), never changed
     floor: bool = False  # True: what failed scores the lowest seen on its dataset; False: it has no score
 
 
@@ -83,12 +95,20 @@ def cells_of(plan: DataPlan, data: str, env: str) -> list[Cell]:
 
     data: sha256 of the dataset. env: JSON text of the environment that policies are tried in.
     """
+    found = cells(plan.matrix, data, env)
+    found += [replace(cell, encoding=e) for e in plan.encodings for cell in found if cell.policy.name == "bc"]
     return [
         cell
-        for cell in cells(plan.matrix, data, env)
+        for cell in found
         if cell.test_time is None
         or (cell.value is not None and (cell.value.name, cell.policy.name) in plan.tested and is_default(cell.policy))
     ]
+
+
+def continuations_of(plan: DataPlan, data: str, env: str) -> list[tuple[Continuation, Continuation]]:
+    """Return (as planned, with its data, env and seed) of every continuation."""
+    seeds = plan.matrix.seeds
+    return [(one, replace(one, data=data, env=env, seed=seed)) for one in plan.continuations for seed in seeds]
 
 
 def to_dicts(plans: tuple[DataPlan, ...]) -> list[dict[str, Any]]:
@@ -110,7 +130,9 @@ def _plan(row: dict[str, Any]) -> DataPlan:
         matrix[name] = tuple(from_dict(kind, kinds[kind["name"]]) for kind in matrix[name])
     settings = from_dict(row["settings"], GENERATORS[row["kind"]])
     tested = tuple(map(tuple, row["tested"]))
-    return DataPlan(**(row | {"settings": settings, "matrix": MatrixConfig(**matrix), "tested": tested}))
+    lists = {"tested": tested, "encodings": tuple(row.get("encodings", ()))}
+    lists["continuations"] = tuple(from_dict(one, Continuation) for one in row.get("continuations", ()))
+    return DataPlan(**(row | {"settings": settings, "matrix": MatrixConfig(**matrix)} | lists))
 
 
 def judge(claim: Claim, board: Board) -> list[Verdict]:
@@ -120,5 +142,5 @@ def judge(claim: Claim, board: Board) -> list[Verdict]:
     """
     if claim.scope == TOGETHER:
         return judge_in(claim, board, [ALL])
-    names = [plan.name for plan in board.plans if not plan.sweep and (not claim.envs or plan.kind in claim.envs)]
+    names = [plan.name for plan in board.plans if plan.alone and (not claim.envs or plan.kind in claim.envs)]
     return judge_in(claim, board, names) if names else [nothing(claim, ALL, "not run in this preset")]

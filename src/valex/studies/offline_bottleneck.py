@@ -7,7 +7,6 @@ each stands for, and what is lost, its plan says.
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
 
 from valex.settings.bottleneck import MatrixConfig
 from valex.settings.datasets import (
@@ -17,68 +16,12 @@ from valex.settings.datasets import (
     ManipulationSettings,
     PointMazeSettings,
 )
-from valex.settings.offline import (
-    ActorGoals,
-    AWRConfig,
-    BCConfig,
-    CRLConfig,
-    DDPGBCConfig,
-    ExtractionKind,
-    IQLConfig,
-    OPEXConfig,
-    SARSAConfig,
-    SfBCConfig,
-    TestTimeKind,
-    TTTConfig,
-    ValueKind,
-)
+from valex.settings.offline import ActorGoals, OPEXConfig, TestTimeKind, TTTConfig
 from valex.studies.bottleneck_claims import CLAIMS, REMARKS
 from valex.studies.bottleneck_figures import figures
+from valex.studies.bottleneck_plans import Followed, Grid, Nets, goal_values, one_task, policies, task_values
 from valex.studies.bottleneck_table import results
 from valex.studies.offline import DataPlan, OfflineStudy
-
-EXPECTILE = {"maze": 0.9, "other": 0.7}  # of IQL, as recalled of the paper's tables
-
-
-class Nets(NamedTuple):
-    """What every phase of training on a dataset has."""
-
-    hidden: tuple[int, ...]  # units
-    batch_size: int
-    steps: int  # gradient steps
-
-
-class Grid(NamedTuple):
-    """The settings of the extractors that are compared."""
-
-    awr: tuple[float, ...]  # inverse temperatures; 0 is cloning, which has its own cells
-    ddpg_bc: tuple[float, ...]  # strengths of cloning
-    sfbc: tuple[int, ...]  # candidates
-    behaviour: str  # what they are drawn from
-
-
-def goal_values(nets: Nets, latent: int) -> tuple[ValueKind, ...]:
-    """Return the values of goal-conditioned sets: IQL with OGBench's goals, and CRL."""
-    shared = nets._asdict()
-    iql = IQLConfig(**shared, goals="gciql", expectile=EXPECTILE["maze"])
-    return iql, CRLConfig(**shared, latent=latent)
-
-
-def task_values(nets: Nets, task: str = "other") -> tuple[ValueKind, ...]:
-    """Return the values of sets with one task, a maze or another: IQL and SARSA."""
-    shared = nets._asdict()
-    return IQLConfig(**shared, expectile=EXPECTILE[task]), SARSAConfig(**shared)
-
-
-def policies(nets: Nets, grid: Grid, goals: ActorGoals = "none") -> tuple[ExtractionKind, ...]:
-    """Return every extractor with every setting of the grid, cloning first."""
-    shared = nets._asdict() | {"goals": goals}
-    found: list[ExtractionKind] = [BCConfig(**shared)]
-    found += [AWRConfig(**shared, alpha=alpha) for alpha in grid.awr]
-    found += [DDPGBCConfig(**shared, alpha=alpha) for alpha in grid.ddpg_bc]
-    found += [SfBCConfig(**shared, behaviour=grid.behaviour, samples=n) for n in grid.sfbc]  # pyright: ignore
-    return tuple(found)
-
 
 # ------------------------------------------------------------------------------------------------------------- smoke and quick
 
@@ -97,10 +40,13 @@ def smoke() -> tuple[DataPlan, ...]:
     )
     made = PointMazeSettings(maze="medium", episodes=10)
     lost = "nearly all of it: two numbers of state, ten episodes"
-    return (DataPlan("pointmaze-medium", "gc-antmaze-large", lost, "pointmaze", made, matrix, clock=100),)
+    task = one_task(nets, made, (1, 2), Followed(offline_checks=1, online_steps=40, check_every=20, episodes=1))
+    maze = DataPlan("pointmaze-medium", "gc-antmaze-large", lost, "pointmaze", made, matrix, clock=100)
+    return replace(maze, encodings=("steps",)), replace(task, clock=100)
 
 
 QUICK = Nets((64, 64), 256, 4_000)
+QUICK_SEEDS = (1, 2, 3, 4, 5)
 QUICK_GRID = Grid(awr=(3.0, 10.0), ddpg_bc=(0.03, 0.3, 3.0), sfbc=(32,), behaviour="mixture")
 QUICK_TESTS: tuple[TestTimeKind, ...] = (OPEXConfig(beta=0.03), OPEXConfig(beta=0.3), TTTConfig(max_updates=500))
 
@@ -111,7 +57,7 @@ def quick_matrix(goals: ActorGoals, grid: Grid, sizes: tuple[int, ...], episodes
         sizes=sizes,
         values=task_values(QUICK) if goals == "none" else goal_values(QUICK, latent=64),
         policies=policies(QUICK, grid, goals),
-        seeds=(1, 2, 3, 4, 5),
+        seeds=QUICK_SEEDS,
         episodes=episodes,
         test_times=QUICK_TESTS,
     )
@@ -148,6 +94,7 @@ def quick() -> tuple[DataPlan, ...]:
             PointMazeSettings(maze="medium", episodes=100),
             maze,
             clock=400,
+            encodings=("steps",),
         ),
         DataPlan(
             "hopper-medium",
@@ -164,6 +111,10 @@ def quick() -> tuple[DataPlan, ...]:
             "exploration",
             cheetah,
             quick_matrix("none", QUICK_GRID, (4_000, 16_000, 64_000), 5),
+        ),
+        replace(
+            one_task(QUICK, PointMazeSettings(maze="medium", episodes=100), QUICK_SEEDS, Followed(4, 4_000, 1_000, 10)),
+            clock=400,
         ),
     )
 
@@ -242,6 +193,7 @@ def paper() -> tuple[DataPlan, ...]:
         "pointmaze",
         PointMazeSettings(),
         goals,
+        encodings=("steps",),
     )
     locomotion = [
         DataPlan(
@@ -283,7 +235,8 @@ def paper() -> tuple[DataPlan, ...]:
         goals,
         env="cube-single-v0",
     )
-    return (*ant, small, *locomotion, *explored, scene, cube, *noise_sweep(goals, SIGMAS))
+    online = one_task(PAPER, PointMazeSettings(), goals.seeds, Followed(10, 500_000, 50_000, 50))
+    return (*ant, small, *locomotion, *explored, scene, cube, online, *noise_sweep(goals, SIGMAS))
 
 
 OFFLINE_BOTTLENECK = OfflineStudy(
