@@ -21,6 +21,7 @@ from valex.fields import ConfigError
 from valex.report.figures import draw, plate_rows
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.bottleneck_claims import CLAIMS
+from valex.studies.bottleneck_measures import settings_of
 from valex.studies.bottleneck_table import results, trial_rows
 from valex.studies.offline import cells_of, continuations_of, from_dicts, judge, to_dicts
 from valex.studies.offline_bottleneck import OFFLINE_BOTTLENECK as STUDY
@@ -70,7 +71,7 @@ def test_a_plan_of_another_version_is_refused():
 def test_only_the_declared_policy_is_improved_at_test_time():
     plan, _ = STUDY.presets["smoke"]()
     tested = [cell for cell in cells_of(plan, "", "{}") if cell.test_time]
-    assert tested and {(c.value.name, c.policy.name, c.policy.alpha) for c in tested} == {("iql", "awr", 3.0)}
+    assert tested and {(c.value and c.value.name, c.policy) for c in tested} == {("iql", settings_of(plan, "awr")[0])}
 
 
 # ------------------------------------------------------------------------------------------------------------------ claims
@@ -284,7 +285,7 @@ def test_a_run_that_is_killed_or_stopped_goes_on_and_ends_with_the_same_trials(t
     """SIGKILL, then SIGTERM, then the same command to the end; beside it one that nothing disturbed."""
     whole, broken = small_plan(tmp_path / "whole"), small_plan(tmp_path / "broken")
     process = start(whole)
-    assert process.wait(300) == 0, process.stderr.read()
+    assert process.wait(300) == 0, process.communicate()
     for number, least, code in ((signal.SIGKILL, 2, -signal.SIGKILL), (signal.SIGTERM, 6, workers.EXIT["interrupted"])):
         process = start(broken)
         tiny.wait_until(lambda least=least: len(tried(broken)) >= least, process)
@@ -292,7 +293,7 @@ def test_a_run_that_is_killed_or_stopped_goes_on_and_ends_with_the_same_trials(t
         assert process.wait(300) == code
         assert len(tried(broken)) < len(tried(whole)) == 12
     process = start(broken)
-    assert process.wait(300) == 0, process.stderr.read()
+    assert process.wait(300) == 0, process.communicate()
     assert tried(broken) == tried(whole)
 
 

@@ -21,6 +21,7 @@ from valex.studies.bottleneck_measures import (
     PAPER,
     VALUES,
     compared,
+    factorial,
     matrices,
     numbers,
     over_values,
@@ -110,23 +111,12 @@ def ranks(board: Board, name: str) -> list[Component] | str:
 
 def choice_matters(board: Board, name: str) -> list[Component] | str:
     """Return epsilon^2 of the extractor less that of the value, over value, extractor and both amounts of data."""
-    rows = []
-    for value in plan_of(board, name).matrix.values:
-        found = compared(board, name, value)
-        if isinstance(found, str):
-            return found
-        rows.append(found)
-    if len(rows) < 2:
-        return f"{NOT_RUN}a second value"
-    seeds = sorted(set.intersection(*(set(row.seeds) for row in rows)))
-    taken = [[row.scores[e][np.isin(row.seeds, seeds)] for e in EXTRACTORS] for row in rows]
-    scores = np.moveaxis(np.array(taken), 2, -1)  # [values, extractors, V, P, n]
-    if not scores.size:
-        return "0 seeds finished all it compares"
-    factors = dict(zip(("value", "extractor", "value data", "policy data"), scores.shape, strict=False))
+    found = factorial(board, name)
+    if isinstance(found, str):
+        return found
+    scores, factors, failed = found
     gap = partial(share_difference, scores, factors, "extractor", "value")
-    failed = max(row.failed for row in rows)
-    return [Component("ε² of extractor − of value", np.zeros(len(seeds)), failed, estimate=gap)]
+    return [Component("ε² of extractor − of value", np.zeros(scores.shape[-1]), failed, estimate=gap)]
 
 
 def most_datasets(board: Board, name: str) -> list[Component] | str:

@@ -15,6 +15,7 @@ from valex.studies.bottleneck_measures import (
     VALUES,
     at_test_time,
     compared,
+    factorial,
     knob,
     knob_text,
     matrices,
@@ -116,18 +117,14 @@ def fit_plate(board: Board) -> Plate:
 
 def share_panel(board: Board, plan: DataPlan) -> Panel | str:
     """Return the shares of variance of one dataset's scores."""
-    rows = [compared(board, plan.name, value) for value in plan.matrix.values]
-    wrong = [row for row in rows if isinstance(row, str)]
-    if wrong or len(rows) < 2:
-        return f"{plan.name}: {wrong[0] if wrong else 'one value alone'}"
-    n = min(len(row.seeds) for row in rows)  # pyright: ignore[reportAttributeAccessIssue]
-    taken = [[row.scores[e][:n] for e in EXTRACTORS] for row in rows]  # pyright: ignore[reportAttributeAccessIssue]
-    scores = np.moveaxis(np.array(taken), 2, -1)
-    factors = dict(zip(("value", "extractor", "value data", "policy data"), scores.shape, strict=False))
+    whole = factorial(board, plan.name)
+    if isinstance(whole, str):
+        return f"{plan.name}: {whole}"
+    scores, factors, _ = whole
     shares = variance_shares(scores, factors)
     found = shares.factors | {"interactions": shares.interactions, "seeds": shares.residual}
     y, low, high = (np.array([float(i[k]) for i in found.values()]) for k in range(3))
-    series = Series("", "first", np.arange(len(found), dtype=float), y, low, high, n, "marks")
+    series = Series("", "first", np.arange(len(found), dtype=float), y, low, high, scores.shape[-1], "marks")
     ticks = tuple((float(k), name) for k, name in enumerate(found))
     return Panel(plan.name, "", "share of the variance of scores (ε²)", [series], "rows", ticks, rules=((0.0, ""),))
 

@@ -22,6 +22,7 @@ BC = "bc"
 VALUES = {"iql": "IQL", "sarsa": "SARSA", "crl": "CRL"}
 KNOBS = {"awr": "alpha", "ddpg_bc": "alpha", "sfbc": "samples"}
 SIGNS = {"awr": "α", "ddpg_bc": "α", "sfbc": "N"}
+FACTORS = ("value", "extractor", "value data", "policy data")  # of a score
 NOT_RUN = "not run in this preset: "
 PAPER = "Park et al. 2024 (2406.09329)"
 ABOVE = (0.0, math.inf)
@@ -168,6 +169,28 @@ def over_values(
             return parts
         found += parts
     return found or f"{NOT_RUN}a value"
+
+
+def factorial(board: Board, name: str) -> tuple[np.ndarray, dict[str, int], int] | str:
+    """Return (scores over value, extractor and both amounts of data, seeds last; levels by factor; seeds that are lost).
+
+    Extractors are tuned. A line of text where a value is missing.
+    """
+    rows: list[Compared] = []
+    for value in plan_of(board, name).matrix.values:
+        found = compared(board, name, value)
+        if isinstance(found, str):
+            return found
+        rows.append(found)
+    if len(rows) < 2:
+        return f"{NOT_RUN}a second value"
+    seeds = sorted(set.intersection(*(set(row.seeds) for row in rows)))
+    if not seeds:
+        return "0 seeds finished all it compares"
+    taken = [[row.scores[e][np.isin(row.seeds, seeds)] for e in EXTRACTORS] for row in rows]
+    scores = np.moveaxis(np.array(taken), 2, -1)
+    factors: dict[str, int] = dict(zip(FACTORS, scores.shape, strict=False))
+    return scores, factors, max(row.failed for row in rows)
 
 
 def per_seed(scores: np.ndarray) -> np.ndarray:

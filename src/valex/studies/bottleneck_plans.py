@@ -1,7 +1,7 @@
 """What plans of the study offline-bottleneck are built from: nets, values, extractors, and a policy that is followed online."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from valex.settings.bottleneck import Continuation, MatrixConfig
 from valex.settings.datasets import PointMazeSettings
@@ -41,20 +41,20 @@ class Grid(NamedTuple):
 
 def goal_values(nets: Nets, latent: int) -> tuple[ValueKind, ...]:
     """Return the values of goal-conditioned sets: IQL with OGBench's goals, and CRL."""
-    shared = nets._asdict()
+    shared: dict[str, Any] = nets._asdict()
     iql = IQLConfig(**shared, goals="gciql", expectile=EXPECTILE["maze"])
     return iql, CRLConfig(**shared, latent=latent)
 
 
 def task_values(nets: Nets, task: str = "other") -> tuple[ValueKind, ...]:
     """Return the values of sets with one task, a maze or another: IQL and SARSA."""
-    shared = nets._asdict()
+    shared: dict[str, Any] = nets._asdict()
     return IQLConfig(**shared, expectile=EXPECTILE[task]), SARSAConfig(**shared)
 
 
 def policies(nets: Nets, grid: Grid, goals: ActorGoals = "none") -> tuple[ExtractionKind, ...]:
     """Return every extractor with every setting of the grid, cloning first."""
-    shared = nets._asdict() | {"goals": goals}
+    shared: dict[str, Any] = nets._asdict() | {"goals": goals}
     found: list[ExtractionKind] = [BCConfig(**shared)]
     found += [AWRConfig(**shared, alpha=alpha) for alpha in grid.awr]
     found += [DDPGBCConfig(**shared, alpha=alpha) for alpha in grid.ddpg_bc]
@@ -73,7 +73,7 @@ class Followed(NamedTuple):
 
 def one_task(nets: Nets, maze: PointMazeSettings, seeds: tuple[int, ...], followed: Followed) -> DataPlan:
     """Return the dataset of a point maze with one goal, on which IQL with AWR is trained on online; it has no matrix."""
-    shared = nets._asdict()
+    shared: dict[str, Any] = nets._asdict()
     value, policy = IQLConfig(**shared, expectile=EXPECTILE["maze"]), AWRConfig(**shared, std="shared")
     return DataPlan(
         f"pointmaze-{maze.maze}-task1",

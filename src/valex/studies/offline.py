@@ -125,12 +125,14 @@ def from_dicts(rows: list[dict[str, Any]]) -> tuple[DataPlan, ...]:
 
 
 def _plan(row: dict[str, Any]) -> DataPlan:
-    matrix = {name: tuple(value) if isinstance(value, list) else value for name, value in row["matrix"].items()}
+    matrix: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in row["matrix"].items()
+    }
     for name, kinds in (("values", VALUE_CONFIGS), ("policies", EXTRACTION_CONFIGS), ("test_times", TEST_TIME_CONFIGS)):
         matrix[name] = tuple(from_dict(kind, kinds[kind["name"]]) for kind in matrix[name])
     settings = from_dict(row["settings"], GENERATORS[row["kind"]])
     tested = tuple(map(tuple, row["tested"]))
-    lists = {"tested": tested, "encodings": tuple(row.get("encodings", ()))}
+    lists: dict[str, Any] = {"tested": tested, "encodings": tuple(row.get("encodings", ()))}
     lists["continuations"] = tuple(from_dict(one, Continuation) for one in row.get("continuations", ()))
     return DataPlan(**(row | {"settings": settings, "matrix": MatrixConfig(**matrix)} | lists))
 
