@@ -219,7 +219,7 @@ def collect(course: Course, state: State, block: int, hooks: Hooks) -> State:
         np.random.default_rng([ONLINE, config.seed, block]),
         jax.jit(course.recipe.program.parts.act, static_argnums=4),
     )
-    lanes = Lanes(bench.arena, config.num_envs, iter(lambda: int(rng.integers(2**31 - 1)), None))
+    lanes = Lanes(playground(bench), config.num_envs, iter(lambda: int(rng.integers(2**31 - 1)), None))
     data, rounds = bench.source.data._replace(extras={}), config.check_every // config.num_envs
     base = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ONLINE), block)
     name, (value, phase, ring) = continuation_name(config), state
