@@ -90,7 +90,8 @@ def card_of(root: Path, plan: DataPlan) -> Card | None:
         return None
     card = from_json(path.read_text(), str(path))
     asked = described(plan.settings, plan.kind)
-    differ = [name for name, value in asked.items() if card.generator.get(name) != value]
+    left_open = [name for name, value in asked.items() if value is None]  # the generator chose: its card says what
+    differ = [name for name, value in asked.items() if name not in left_open and card.generator.get(name) != value]
     if differ or card.seed != plan.settings.seed:
         name = (differ or ["seed"])[0]
         raise ConfigError(f"{path.parent}: made with another {name} than the study asks for; name another folder")

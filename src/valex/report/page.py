@@ -190,8 +190,8 @@ def claims(study: Any, verdicts: list[Verdict]) -> str:
             " A value is the IQM over n seeds unless its claim says what it is; then n counts what the interval resamples, or "
             "the settings that are counted."
         )
-    sources = "Sources: [P] abstract or introduction, [S] published summary, [T] third parties, [R] its code, [D] ours."
-    remarks = "\n".join(f'<p class="note">{text(line)}</p>' for line in (*study.remarks, sources))
+    lines = (*study.remarks, f"Sources: {study.sources}.")
+    remarks = "\n".join(f'<p class="note">{text(line)}</p>' for line in lines)
     return f'<p class="note">{text(rule)}</p>\n{table(head, body)}\n{remarks}'
 
 

@@ -171,3 +171,4 @@ class Study(NamedTuple):
     agents: tuple[str, ...] = ()  # learners that --agents may take; () where the preset's own are the only ones
     adapt: Callable = list  # (configs of one learner) -> those that are run with it
     task: str = "Environment"  # what claims are judged on one by one
+    sources: str = "[P] abstract or introduction, [S] published summary, [T] third parties, [R] its code, [D] ours"

@@ -22,9 +22,16 @@ from valex.studies.bottleneck_measures import (
 from valex.studies.offline import Board
 from valex.studies.results import interval_text
 
-HEAD = ("Dataset", "Value", "Extractor", "Seeds", "Tuned to", "Score, tuned [95 % CI]", "Score, fixed [95 % CI]")
-HEAD += ("More of which data helps", "Angle [95 % CI]")
-NUMERIC = (False, False, False, True, False, True, True, False, True)
+HEAD = (
+    "Dataset",
+    "Policy",
+    "Seeds",
+    "Tuned to",
+    "Score, tuned [95 % CI]",
+    "Score, fixed [95 % CI]",
+    "Which data help [95 % CI]",
+)
+NUMERIC = (False, False, True, True, True, True, True)
 NOTE = (
     "Score: mean over the matrix of value data × policy data, then over seeds; success in percent, or return as the figures say, "
     "in units that are the dataset's own. Tuned: at the alpha or N that was best on other seeds (cross-fitting over halves of "
@@ -50,7 +57,7 @@ def results(board: Board) -> Table:
             scores = scores[np.isfinite(scores).all(axis=1)]
             if len(scores):
                 found = over_seeds(scores.mean(axis=1))
-                rows.append((plan.name, "none", "BC", str(len(scores)), "–", interval_text(found), "–", "–", "–"))
+                rows.append((plan.name, "BC", str(len(scores)), "–", interval_text(found), "–", "–"))
                 head = {"dataset": plan.name, "value": "none", "extractor": BC, "seeds": len(scores), "setting": np.nan}
                 records.append(head | record(found, None, None))
         for value in plan.matrix.values:
@@ -59,7 +66,7 @@ def results(board: Board) -> Table:
                 if one is not None:
                     rows.append(one[0])
                     records.append(one[1])
-    return Table(HEAD, NUMERIC, 2, rows, NOTE, records)
+    return Table(HEAD, NUMERIC, 1, rows, NOTE, records)
 
 
 def row(board: Board, name: str, value: Any, extractor: str) -> tuple[tuple[str, ...], dict[str, Any]] | None:
@@ -75,14 +82,12 @@ def row(board: Board, name: str, value: Any, extractor: str) -> tuple[tuple[str,
     chosen = tuned.chosen[extractor]
     texts = (
         name,
-        VALUES[value.name],
-        EXTRACTORS[extractor],
+        f"{EXTRACTORS[extractor]} over {VALUES[value.name]}",
         str(len(scores)) + (f" ({tuned.failed} diverged)" if tuned.failed else ""),
         knob_text(chosen).split(", ")[-1] + ("" if several else " (only one)"),
         interval_text(found),
         interval_text(plain) if plain else "–",
-        where.kind if where else "–",
-        interval_text(where.angle, 0) if where else "–",
+        f"{where.kind}, {interval_text(where.angle, 0)}" if where else "–",
     )
     head = {"dataset": name, "value": value.name, "extractor": extractor, "seeds": len(scores), "setting": knob(chosen)}
     return texts, head | record(found, plain, where)

@@ -70,6 +70,7 @@ class OfflineStudy(NamedTuple):
     table: Callable  # (Board) -> Table
     agents: tuple[str, ...] = ()  # there are no learners to choose
     task: str = "Dataset"  # what claims are judged on one by one
+    sources: str = "[T] text of the paper, [C] public code, [R] recalled, never a number, [D] ours"
 
 
 def is_default(policy: Any) -> bool:
@@ -113,8 +114,11 @@ def _plan(row: dict[str, Any]) -> DataPlan:
 
 
 def judge(claim: Claim, board: Board) -> list[Verdict]:
-    """Return the verdicts of a claim: one per dataset, pooled or together as the claim says."""
+    """Return the verdicts of a claim: one per dataset that is in no sweep, pooled or together as the claim says.
+
+    The `envs` of a claim are kinds of generators here.
+    """
     if claim.scope == TOGETHER:
         return judge_in(claim, board, [ALL])
-    names = [plan.name for plan in board.plans if not claim.envs or plan.name in claim.envs]
+    names = [plan.name for plan in board.plans if not plan.sweep and (not claim.envs or plan.kind in claim.envs)]
     return judge_in(claim, board, names) if names else [nothing(claim, ALL, "not run in this preset")]
