@@ -229,7 +229,12 @@ def measure(nets: str, threads: int, args: argparse.Namespace) -> None:
     for name, worker in workers.items():
         worker.seconds(2)
         count[name] = max(1, round(args.seconds * 3 / worker.seconds(3)))
-    times = interleave({n: lambda w=w, c=count[n]: w.seconds(c) / c for n, w in workers.items()}, args.rounds)
+
+    def turn(worker: Worker, updates: int) -> float:
+        worker.ask(updates)
+        return worker.answer()["cpu" if args.cpu_time else "seconds"] / updates
+
+    times = interleave({n: partial(turn, w, count[n]) for n, w in workers.items()}, args.rounds)
     for worker in workers.values():
         worker.close()
     show(times, "ms per update", lambda s: 1e3 * s)
@@ -248,6 +253,9 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=5, help="model steps h")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of each process, beside other work; with one thread only"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each")
     parser.add_argument(
         "--kept-steps", type=int, help="horizon up to which model steps are kept; 0: all are rematerialised"

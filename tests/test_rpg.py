@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_estimators import keys_of, segments
 
-from valex import replay as replays, windows
+from valex import actor_expansion, replay as replays, windows
 from valex.actor_expansion import make_actor_gradient, stabilised
 from valex.agents.rpg import target_entropy
 from valex.estimators.pathwise import segment_weights
@@ -271,6 +271,22 @@ def lowered(horizon: int) -> tuple:
     gradient, _ = make_actor_gradient(ActorConfig(horizon), lq.GAMMA, chain.model._replace(step=step))
     asked = lq.theta(), starts
     return jax.jit(lambda t, s: gradient(chain.view, t, jax.random.key(5), s, ())[0]).lower(*asked), asked
+
+
+@pytest.mark.parametrize("horizon", [windows.KEPT_STEPS, windows.KEPT_STEPS + 1])
+def test_noises_drawn_before_the_rollout_are_those_that_it_would_draw(horizon, monkeypatch):
+    """One draw for all steps, and not one number differs; the last action draws for itself."""
+    config = replace(SMALL, actor=ActorConfig(horizon), model=replace(SMALL.model, pretrain_steps=1))
+    program = make_program(config)
+    run = program.start(0)
+    batch = replays.sample_sequences(run.replay, jax.random.key(1), 8, 1)
+    asked = run.agent, jax.random.key(2), batch, run.model
+    ask = lambda: jax.jit(lambda *given: program.parts.agent.actor.grads(*given)).lower(*asked)  # noqa: E731  traced anew
+    before = ask()
+    monkeypatch.setattr(actor_expansion, "drawn_before", lambda view, *unused: (view.act, None))
+    inside = ask()
+    assert before.as_text() != inside.as_text()
+    jax.tree.map(np.testing.assert_array_equal, before.compile()(*asked), inside.compile()(*asked))
 
 
 @pytest.mark.parametrize("horizon", [windows.KEPT_STEPS, windows.KEPT_STEPS + 1, 30])

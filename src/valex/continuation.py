@@ -31,7 +31,7 @@ from valex.offline.values import Value
 from valex.play import Lanes, play
 from valex.settings.bottleneck import Cell, Continuation
 from valex.settings.offline import Mixing
-from valex.trials import EPISODES, Bench, actor, bench_of, measures, score_of
+from valex.trials import EPISODES, Bench, actor, bench_of, measures, playground, score_of
 from valex.types import Array, PyTree, Transition
 from valex.workers import Job
 
@@ -219,7 +219,7 @@ def collect(course: Course, state: State, block: int, hooks: Hooks) -> State:
         np.random.default_rng([ONLINE, config.seed, block]),
         jax.jit(course.recipe.program.parts.act, static_argnums=4),
     )
-    lanes = Lanes(bench.arena, config.num_envs, iter(lambda: int(rng.integers(2**31 - 1)), None))
+    lanes = Lanes(playground(bench), config.num_envs, iter(lambda: int(rng.integers(2**31 - 1)), None))
     data, rounds = bench.source.data._replace(extras={}), config.check_every // config.num_envs
     base = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), ONLINE), block)
     name, (value, phase, ring) = continuation_name(config), state
@@ -251,7 +251,7 @@ def _keep(course: Course, folder: Path, state: State, check: int) -> None:
     offline = check <= course.config.offline_checks
     env_steps = 0 if offline else (check - course.config.offline_checks) * course.config.check_every
     act = actor(course.bench, Artefact(folder, course.recipe.program.parts, state.policy, state.value))
-    played = play(course.bench.arena, act, range(EPISODES, EPISODES + course.config.episodes))
+    played = play(playground(course.bench), act, range(EPISODES, EPISODES + course.config.episodes))
     score, unit = score_of(course.bench, played)
     row: dict[str, Any] = {CHECK: check, "phase": "offline" if offline else "online", "unit": unit, "score": score}
     row |= {"grad_steps": int(state.policy.steps), "env_steps": env_steps}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from valex.diagnostics.policy_errors import action_error, outside_share
+from valex.diagnostics.policy_errors import action_error, outside_share, remoteness
 
 RNG = np.random.default_rng(0)
 
@@ -56,3 +56,11 @@ def test_actions_outside_what_the_data_did_near_there():
     half = np.where(np.arange(len(x))[:, None] % 2 == 0, inside, beyond)
     assert outside_share(x, half, x, did) == pytest.approx(0.5, abs=0.07)
     assert outside_share(x[:20], beyond[:20], x[:7], did[:7]) <= 1.0  # fewer rows than neighbours
+
+
+def test_remoteness_is_the_distance_to_the_tenth_nearest_in_standard_deviations():
+    data = np.repeat([[-2.0, 5.0], [2.0, 5.0]], 50, axis=0)  # deviation 2 along the first, none along the second
+    assert remoteness(np.array([[6.0, 5.0]] * 3), data) == pytest.approx(2.0)
+    assert remoteness(data, data) == pytest.approx(0.0, abs=1e-6)
+    few = np.array([[0.0], [1.0], [3.0]])
+    assert remoteness(np.array([[0.0]]), few) == pytest.approx(3.0 / few.std())  # fewer than ten: the farthest

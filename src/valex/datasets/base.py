@@ -1,6 +1,7 @@
 """What all formats share: errors that name the file, writing that leaves all or nothing, rows with a final observation."""
 
 import errno
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ class Format(NamedTuple):
 
 def need(module: str) -> Any:
     """Import a package that a format or generator needs. Raises ConfigError with the pip line if it is not installed."""
+    warnings.filterwarnings("ignore", message=r".*DISPLAY environment variable is missing")  # nothing is drawn here
     try:
         return import_module(module)
     except ImportError as error:

@@ -23,6 +23,7 @@ from valex.datasets.base import need
 from valex.datasets.generate.expert import Kept, Recipe, acting, built_for, make_mean
 from valex.datasets.generate.host import Leg, Outcome, make_drive
 from valex.datasets.generate.learner import Learner, LearnerState, make_learner
+from valex.datasets.generate.maze import random_direction
 from valex.fields import ConfigError
 from valex.finished import named_arrays, restore
 from valex.settings import RunConfig
@@ -51,12 +52,6 @@ def directed(qpos: np.ndarray, qvel: np.ndarray, direction: np.ndarray) -> np.nd
     return np.concatenate([qpos[2:], qvel, direction]).astype(np.float32)
 
 
-def unit(rng: np.random.Generator) -> np.ndarray:
-    """Draw a direction, [2], length 1."""
-    direction = rng.standard_normal(2)
-    return direction / (np.linalg.norm(direction) + 1e-6)
-
-
 @dataclass
 class DirectedAnt:
     """The directional task, stepped by hand."""
@@ -70,7 +65,7 @@ class DirectedAnt:
     def reset(self) -> np.ndarray:
         """Begin an episode with a direction of its own; return the observation [29] float32."""
         settle(self.env, self.rng)
-        self.steps, self.direction = 0, unit(self.rng)
+        self.steps, self.direction = 0, random_direction(self.rng)
         return self._obs()
 
     def step(self, action: np.ndarray) -> Outcome:
@@ -80,7 +75,7 @@ class DirectedAnt:
         self.steps += 1
         reward = float((self.env.data.qpos[:2] - before) @ self.direction)
         if self.steps % RESAMPLE == 0:
-            self.direction = unit(self.rng)
+            self.direction = random_direction(self.rng)
         return Outcome(self._obs(), reward, bool(terminated), self.steps >= self.spec.episode_length)
 
     def simulator(self) -> dict[str, np.ndarray]:

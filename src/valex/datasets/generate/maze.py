@@ -53,6 +53,12 @@ def hallway(walls: np.ndarray, i: int, j: int) -> bool:
     return bool((up and down and not left and not right) or (left and right and not up and not down))
 
 
+def random_direction(rng: np.random.Generator) -> np.ndarray:
+    """Draw a unit vector [2], every direction alike."""
+    direction = rng.standard_normal(2)
+    return direction / (np.linalg.norm(direction) + 1e-6)
+
+
 @dataclass
 class Walk:
     """One maze, and what is drawn in it."""
@@ -106,8 +112,7 @@ class Walk:
             if kind != "explore":
                 direction = oracle_action(self.maze, positions[-1], goal, self.body.to_goal)
             elif t % EXPLORE_STEPS == 0:
-                direction = self.rng.standard_normal(2)
-                direction /= np.linalg.norm(direction) + 1e-6
+                direction = random_direction(self.rng)
             mean = self.body.mean(positions[-1], velocities[-1], direction)
             noisy = mean + self.settings.sigma * self.rng.standard_normal(len(mean))
             action = np.clip(noisy, -1.0, 1.0).astype(np.float32)
