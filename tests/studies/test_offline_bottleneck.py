@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import boards
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -27,6 +28,9 @@ from valex.studies.offline import cells_of, continuations_of, from_dicts, judge,
 from valex.studies.offline_bottleneck import OFFLINE_BOTTLENECK as STUDY
 from valex.trials import cell_name
 
+LITTLE = (
+    "jax_disable_most_optimizations"  # programs here are many and small: compiling them costs more than running them
+)
 PRESETS = tuple(STUDY.presets)
 WORDS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED)
 
@@ -222,7 +226,15 @@ def test_the_table_has_a_row_for_everything_that_was_tuned(board):
 # -------------------------------------------------------------------------------------------------------------------- runs
 
 
-def test_the_study_from_the_command_line(tmp_path):
+@pytest.fixture
+def cheap_programs():
+    """Turn most of XLA's optimisations off, as for the tests of offline RL."""
+    jax.config.update(LITTLE, True)
+    yield
+    jax.config.update(LITTLE, False)
+
+
+def test_the_study_from_the_command_line(tmp_path, cheap_programs):
     """The whole of it, then the same command again: nothing is trained or tried twice."""
     command = ("study", "offline-bottleneck", "--preset", "smoke", "--workers", "1", "--quiet", f"out={tmp_path}")
     planned = tiny.valex(*command, "--dry-run")
@@ -274,7 +286,8 @@ def small_plan(root: Path) -> Path:
 
 
 def start(root: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(root)], env=dict(os.environ), stderr=subprocess.PIPE)
+    environment = dict(os.environ) | {LITTLE.upper(): "1"}
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(root)], env=environment, stderr=subprocess.PIPE)
 
 
 def tried(root: Path) -> dict[str, bytes]:
