@@ -22,22 +22,14 @@ from valex.studies.bottleneck_measures import (
 from valex.studies.offline import Board
 from valex.studies.results import interval_text
 
-HEAD = (
-    "Dataset",
-    "Policy",
-    "Seeds",
-    "Tuned to",
-    "Score, tuned [95 % CI]",
-    "Score, fixed [95 % CI]",
-    "Which data help [95 % CI]",
-)
+HEAD = ("Dataset", "Policy", "Seeds", "Tuned to", "Score, tuned", "Score, fixed", "Which data help, degrees")
 NUMERIC = (False, False, True, True, True, True, True)
 NOTE = (
     "Score: mean over the matrix of value data × policy data, then over seeds; success in percent, or return as the figures say, "
     "in units that are the dataset's own. Tuned: at the alpha or N that was best on other seeds (cross-fitting over halves of "
     "them); the setting named is the one that is best over all seeds. Fixed: at the alpha that the config of the extractor "
     "declares. The angle is that of the rise of the tuned scores per decade of data: 0° more value data, 90° more policy data; "
-    "its class is saturated where neither slope differs from 0. Intervals are expanded bootstrap percentiles over seeds. Also in "
+    "its class is saturated where neither slope differs from 0. Intervals [95 %] are expanded bootstrap percentiles over seeds. Also in "
     "results.csv, every trial in trials.csv."
 )
 
