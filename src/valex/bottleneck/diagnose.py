@@ -16,7 +16,7 @@ from valex.offline.data import Dataset
 from valex.report.dataset_diagnosis import write_dataset_diagnosis
 from valex.report.dataset_words import sentences
 from valex.settings.dataset_diagnosis import DatasetDiagnosisConfig
-from valex.trials import Bench, arena_of, opened
+from valex.trials import Bench, arena_of, opened, trial_path
 from valex.workers import Pool, Stop, Summary, do_here
 
 NO_ENV = "none"
@@ -42,6 +42,11 @@ def prepared(path: Path, env: str | None, config: DatasetDiagnosisConfig) -> tup
     if where:
         arena_of(where, config.goals != "none")  # said before the data are split and put on the device
     return make_plan(path, where, config)
+
+
+def left(plan: Plan, root: Path) -> int:
+    """Return how many cells have no trial yet."""
+    return sum(not trial_path(root, cell).is_file() for cell in cells_of(plan))
 
 
 def train(plan: Plan, root: Path, cores: list[list[int]], progress: Callable[[dict], None]) -> Summary:
