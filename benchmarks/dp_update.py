@@ -217,7 +217,8 @@ def check(workers: dict[str, Worker]) -> None:
 def measure(nets: str, threads: int, args: argparse.Namespace) -> None:
     """Let both take turns with one size of nets and one number of threads."""
     sizes = ["--batch", str(args.batch), "--horizon", str(args.horizon)]
-    own = ["--nets", nets, "--threads", str(threads), *sizes, *["--keep"] * args.keep]
+    own = ["--nets", nets, "--threads", str(threads), *sizes]
+    own += [] if args.kept_steps is None else ["--kept-steps", str(args.kept_steps)]
     workers = {}
     for name in ROLES:
         python = args.loop_python if name == "loop" else sys.executable
@@ -228,7 +229,12 @@ def measure(nets: str, threads: int, args: argparse.Namespace) -> None:
     for name, worker in workers.items():
         worker.seconds(2)
         count[name] = max(1, round(args.seconds * 3 / worker.seconds(3)))
-    times = interleave({n: lambda w=w, c=count[n]: w.seconds(c) / c for n, w in workers.items()}, args.rounds)
+
+    def turn(worker: Worker, updates: int) -> float:
+        worker.ask(updates)
+        return worker.answer()["cpu" if args.cpu_time else "seconds"] / updates
+
+    times = interleave({n: partial(turn, w, count[n]) for n, w in workers.items()}, args.rounds)
     for worker in workers.values():
         worker.close()
     show(times, "ms per update", lambda s: 1e3 * s)
@@ -247,13 +253,18 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=5, help="model steps h")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="of each process, beside other work; with one thread only"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="turns of each")
-    parser.add_argument("--keep", action="store_true", help="keep what a model step computes: no rematerialisation")
+    parser.add_argument(
+        "--kept-steps", type=int, help="horizon up to which model steps are kept; 0: all are rematerialised"
+    )
     args = parser.parse_args()
-    if args.serve == "valex" and args.keep:
-        import jax
+    if args.serve == "valex" and args.kept_steps is not None:
+        from valex import windows
 
-        jax.checkpoint = lambda f, **settings: f
+        windows.KEPT_STEPS = args.kept_steps
     if args.serve:
         return ROLES[args.serve](SIZES[args.nets[0]], args.batch, args.horizon, args.threads[0])
     header(f"actor updates along a learned model, h = {args.horizon}, batch {args.batch}")

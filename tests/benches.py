@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from valex import device
 from valex.arenas import Arena, make_arena
 from valex.datasets import files
 from valex.datasets.card import Card, make_card
@@ -25,8 +26,9 @@ PENDULUM = {"id": "pendulum", "kwargs": {"episode_length": 12}}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cheap_programs():
-    """Turn most of XLA's optimisations off for a module that imports this: compiling costs more than running here."""
+def cheap_programs(compile_cache):
+    """Turn most of XLA's optimisations off for a module that imports this, and keep what is compiled: it costs most here."""
+    device.set_up_jax()
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

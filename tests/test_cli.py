@@ -14,7 +14,7 @@ import pytest
 import tiny
 from tiny import TINY, valex, words
 
-from valex import __version__, cli, store, tables
+from valex import __version__, cli, cli_study, store, tables
 from valex.arguments import RunOptions, StudyCommand, TrainCommand, UsageError, normalize_arguments, parse
 from valex.config import PRESETS, run_id
 from valex.fields import CHOICES, RANGES, TYPES, flatten
@@ -409,8 +409,8 @@ def study(monkeypatch):
     fake = SimpleNamespace(
         presets={"quick": lambda: [TINY], "bad": lambda: [replace(TINY, gamma=2.0)]}, agents=(), adapt=list
     )
-    monkeypatch.setattr(cli, "load", lambda table, name: fake)
-    monkeypatch.setattr(cli, "make_report", lambda root, out: ("THE TABLE", root / "report" / "index.html"))
+    monkeypatch.setattr(cli_study, "load", lambda table, name: fake)
+    monkeypatch.setattr(cli_study, "make_report", lambda root, out: ("THE TABLE", root / "report" / "index.html"))
 
 
 def test_a_study_runs_and_reports(study):
@@ -450,7 +450,7 @@ def test_an_error_is_one_line_and_a_traceback_on_request(monkeypatch):
     def broken(arguments):
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", broken)
+    monkeypatch.setattr(cli, "doctor", broken)
     assert valex("doctor") == (1, "", "valex: RuntimeError: first line\n")
     monkeypatch.setenv("VALEX_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="second line"):

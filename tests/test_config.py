@@ -160,7 +160,19 @@ TOGETHER = {
     "patience": (mve(patience=3), "model.patience: .*model.holdout"),
     "nothing held out": (mve(holdout=0.1, data_limit=100), "model.data_limit: .*raise it to 416"),
     "nothing held out at first": (mve(holdout=0.05), "train.warmup_steps: .*raise it to 1088"),
-    "an oracle that learns": (mve(name="oracle", num_models=7), "model.num_models: oracle learns nothing"),
+    "an oracle that learns": (
+        mve(name="oracle", num_models=7),
+        "model.name: oracle learns nothing, and model.num_models",
+    ),
+    "an oracle in a preset made for a net": (
+        replace(PRESETS["rpg-dr"], model=replace(PRESETS["rpg-dr"].model, name="oracle")),
+        "model.name: oracle learns nothing, and model.num_models, model.deterministic would have no effect; "
+        "set model.name ensemble, or model.num_models 5, model.deterministic False$",
+    ),
+    "an oracle in a preset made for grids": (
+        replace(PRESETS["ddqn-mve"], model=replace(PRESETS["ddqn-mve"].model, name="oracle")),
+        "model.name: oracle learns nothing, .*; set model.name ensemble or grid, or model.hidden 256,256,256,256, ",
+    ),
     "one member disagrees": (
         replace(mve(num_models=1), critic=CriticConfig("h_step", "model", 2, max_disagreement=0.1)),
         "critic.max_disagreement: .*raise model.num_models",
@@ -192,7 +204,7 @@ TOGETHER = {
     "cadence": (replace(mve(train_every=6), train=TrainConfig(num_envs=4)), "model.train_every: 6 .*num_envs 4"),
     "actor through flags": (
         replace(mve(name="grid", termination="learned"), actor=ActorConfig(2)),
-        "actor.horizon: .*model.name grid",
+        "model.name: .*flags of grid; set model.name ensemble$",
     ),
     "noise of flags": (mve(name="grid", noise=0.1), "model.noise: .*noisy_oracle"),
     "noise of a net": (mve(noise=0.1), "model.noise: .*noisy_oracle"),
@@ -383,3 +395,18 @@ def test_algorithm_and_horizon(critic, actor, name, h):
     config = RunConfig(env=EnvConfig("ball"), critic=critic, actor=actor, seed=4)
     assert (algorithm(config), horizon(config)) == (name, h)
     assert run_id(config) == f"ball__{name}__H{h}__s4__{config_hash(config)}"
+
+
+@pytest.mark.parametrize("name", ["rpg-dr", "rpg-sn", "ddqn-mve"])
+def test_what_the_advice_says_makes_an_oracle_of_a_preset_that_learns(name):
+    """The words after `or` put the preset's settings of a net back, so that the oracle can be used."""
+    config = replace(PRESETS[name], model=replace(PRESETS[name].model, name="oracle"))
+    advice = dict(word.split(" ") for word in error(config).split(", or ")[1].split(", "))
+    usual = ModelConfig()
+    for field, said in advice.items():
+        value = usual
+        for part in field.split(".")[1:]:
+            value = getattr(value, part)
+        assert said == (",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        config = put(config, field, value)
+    check(config)

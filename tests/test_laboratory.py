@@ -1,6 +1,7 @@
 """The gradient laboratory on a linear-quadratic problem with a wrong model and a wrong critic, and on made-up measurements."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from valex.diagnostics.subject import GradientSubject
 from valex.diagnostics.swap import ALL, NONE, ONE_TRUE
 from valex.estimators.per_sample import per_sample_grads
 from valex.models.swap import simulator as as_model
-from valex.report.diagnosis_words import predicted_growth
+from valex.report.diagnosis_words import predicted_growth, sentences, share_words
 
 STUDY = GradientStudy(horizons=(0, 2), modes=("dp", "detach"), draws=2, chunks=8, batch=64)
 
@@ -177,7 +178,6 @@ def test_what_does_not_fit_is_named(change, message):
 
 def test_a_report_has_every_figure_and_says_what_was_found(whole, tmp_path):
     from valex.report.diagnosis import write_diagnosis
-    from valex.report.diagnosis_words import sentences
 
     page = write_diagnosis(whole, tmp_path)
     names = ("variance", "bias", "blame", "direction", "nodes", "stretch", "landscape", "meter")
@@ -185,6 +185,8 @@ def test_a_report_has_every_figure_and_says_what_was_found(whole, tmp_path):
         f"{n}.{s}" for n in names for s in ("png", "csv")
     }
     text = page.read_text()
+    assert all(f"<dt>{name}</dt>" in text for name in whole["about"])  # the scale of what is measured too
+    assert "gradients of V_h, not divided by h + 1" in text and "Errors of derivatives" in text
     assert all(f'id="{name}"' in text for name in names) and "Oracle swap table" in text
     said = sentences(whole)
     assert said[0].startswith("Horizon:") and any("To blame: the critic" in line for line in said)
@@ -192,6 +194,48 @@ def test_a_report_has_every_figure_and_says_what_was_found(whole, tmp_path):
         partial_text in " ".join(said)
         for partial_text in ("Variance at h", "Bias at h", "eps_f", "Lyapunov", "float32")
     )
+
+
+def test_whatever_goes_by_horizon_is_a_list_in_their_order(whole):
+    """No key of the JSON is a horizon."""
+    count = len(whole["horizons"])
+    tables = [whole["blame"], {"agreement": whole["agreement"]}, whole["quantities"]["between_share"], whole["tails"]]
+    assert all(len(x) == count for table in tables for columns in table.values() for x in columns.values())
+
+    def keys(part) -> list[str]:
+        return [k for key, value in part.items() for k in (key, *keys(value))] if isinstance(part, dict) else []
+
+    assert not any(key.lstrip("-").isdecimal() for key in keys(whole))
+
+
+def test_the_share_of_the_starts_has_an_interval(whole):
+    """It is that of the jackknife of the quotient, and of the parts that are measured."""
+    at = lab.measured(subject(256, noise=0.5), STUDY, jax.random.key(3), 1, ("dp",), {})
+    parts = [at.values[lab.QUANTITIES.index(q), 0] for q in ("between", "trace", "within")]
+    found = lab.interval(at, "between_share", "dp")
+    assert found.value == pytest.approx(parts[0] / parts[1]) and found.low < found.value < found.high
+    assert parts[0] + parts[2] == pytest.approx(parts[1])
+    assert "% [" in sentences(whole)[1] and "of it lies between start states" in sentences(whole)[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "words"),
+    [
+        (0.701, 0.84, 0.951, "84 % [70, 95] of it lies between start states, the rest is noise"),
+        (-0.11, -0.004, 0.1, "0 % [-11, 10] of it lies .*: that share cannot be told from 0"),
+        (None, None, None, "which share .* is not known"),
+    ],
+)
+def test_a_share_is_said_with_its_interval(low, value, high, words):
+    assert re.fullmatch(words.replace("[", r"\["), share_words({"value": value, "low": low, "high": high}))
+
+
+def test_without_a_recommendation_no_horizon_is_spoken_of_as_if_there_were_one(whole):
+    said = " ".join(sentences(whole | {"recommendation": None}))
+    chosen = whole["about"]["chosen"]
+    assert said.startswith("No horizon is recommended") and "More starts may help" in said
+    assert f"h = {chosen}, the middle one of those measured, is an example and no advice to use it" in said
+    assert "middle one" not in " ".join(sentences(whole))
 
 
 def test_what_another_mode_adds_is_laid_to_no_component():

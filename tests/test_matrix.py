@@ -69,7 +69,9 @@ def test_what_diverges_fails_and_the_others_go_on(bench, tmp_path):
     ended = work(tmp_path, path, [lost, refused, fine], never, told.append)
     assert [ended[cell_name(c)][0] for c in (lost, refused, fine)] == ["failed", "failed", "finished"]
     assert "is not finite after 20 updates; lower policy.lr" in ended[cell_name(lost)][1]
-    assert store.read_json(tmp_path / "trials/failed" / f"{cell_name(lost)}.json")["message"] == ended[cell_name(lost)][1]
+    assert (
+        store.read_json(tmp_path / "trials/failed" / f"{cell_name(lost)}.json")["message"] == ended[cell_name(lost)][1]
+    )
     assert [event["run"] for event in told] == [cell_name(c) for c in (lost, refused, fine)]
     assert list(trials(tmp_path, [lost, refused, fine])) == [fine]
     again = work(tmp_path, path, [lost], never, quiet)

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from valex import tables
+from valex.actor_expansion import without_critic
 from valex.cli import main
 from valex.config import PRESETS
 from valex.device import THREADS
@@ -36,13 +37,23 @@ def test_the_lines_on_learned_models_run():
     assert len(names["error"]["steps"]) == 10
 
 
-def test_the_lines_on_gradients_run():
+def test_the_lines_on_gradients_run(tmp_path, monkeypatch):
+    """With a model, a policy and a critic of the reader's own; then with a critic that is zero, as the text says."""
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(), re.DOTALL)[1]
     exec(compile(code, "adding.md", "exec"), names)
     found = names["found"]
-    assert found["names"][:2] == ["dp", "lr"] and found["horizons"] == [1, 5] and set(found["agreement"]) == {"1", "5"}
-    assert found["quantities"]["relative_bias"]["dp"]["value"][1] > 0  # a critic that knows nothing
+    assert found["names"][:2] == ["dp", "lr"] and found["horizons"] == [1, 3]
+    assert len(found["agreement"]["p_value"]) == 2 and found["quantities"]["relative_bias"]["dp"]["value"][1] > 0
+    assert found["derivatives"]["prediction"]["value"] > 0.01 and names["page"].exists()  # gravity is wrong
+
+    given, shrunk = names["subject"], {"height": 0.0, "rate": 0.0}
+    nothing = lambda critic, theta: without_critic(lambda theta: given.view(critic, theta))(theta)  # noqa: E731
+    zero = given._replace(fixed=shrunk, view=nothing)
+    bare = names["valex"].gradient_diagnosis(zero, names["study"], names["jax"].random.key(2), parts=())
+    assert bare["quantities"]["relative_bias"]["dp"]["value"][1] > 0.1
+    assert bare["blame"]["true critic"]["low"][1] > 0.0
 
 
 def test_a_policy_from_a_dataset_as_documented_is_near_the_best_action():

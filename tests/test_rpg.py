@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_estimators import keys_of, segments
 
-from valex import replay as replays
+from valex import actor_expansion, replay as replays, windows
 from valex.actor_expansion import make_actor_gradient, stabilised
 from valex.agents.rpg import target_entropy
 from valex.estimators.pathwise import segment_weights
@@ -258,15 +258,47 @@ def test_starts_are_kept_where_a_law_reads_them():
         assert (stored.age == "int32") == kept
 
 
-def test_rematerialisation_changes_memory_and_no_number(monkeypatch):
-    """`jax.checkpoint` on the rollout's step is no stabiliser: the gradient is the same without it."""
+def lowered(horizon: int) -> tuple:
+    """Return the gradient along `horizon` steps of a step with 256 hidden units, not compiled yet, and what it is asked for."""
     chain, starts = lq.chain(), lq.starts(64)
-    gradient, _ = make_actor_gradient(ActorConfig(10), lq.GAMMA, chain.model)
-    ask = lambda: jax.jit(lambda t, s: gradient(chain.view, t, jax.random.key(5), s, ())[0])  # noqa: E731
-    lowered = ask().lower(lq.theta(), starts)
-    monkeypatch.setattr(jax, "checkpoint", lambda f, **settings: f)
-    plain = ask().lower(lq.theta(), starts)
-    assert lowered.as_text() != plain.as_text()  # it was on, and is off
-    np.testing.assert_allclose(
-        lowered.compile()(lq.theta(), starts), plain.compile()(lq.theta(), starts), rtol=1e-5, atol=1e-6
-    )
+    wide = jax.random.normal(jax.random.key(1), (2, 256)) / 16
+
+    def step(params, key, state, action):
+        state, out = chain.model.step(params, key, state, action)
+        push = 0.1 * jnp.tanh(jnp.tanh(out.obs @ wide) ** 2 @ wide.T)
+        return state + push, out._replace(obs=out.obs + push)
+
+    gradient, _ = make_actor_gradient(ActorConfig(horizon), lq.GAMMA, chain.model._replace(step=step))
+    asked = lq.theta(), starts
+    return jax.jit(lambda t, s: gradient(chain.view, t, jax.random.key(5), s, ())[0]).lower(*asked), asked
+
+
+@pytest.mark.parametrize("horizon", [windows.KEPT_STEPS, windows.KEPT_STEPS + 1])
+def test_noises_drawn_before_the_rollout_are_those_that_it_would_draw(horizon, monkeypatch):
+    """One draw for all steps, and not one number differs; the last action draws for itself."""
+    config = replace(SMALL, actor=ActorConfig(horizon), model=replace(SMALL.model, pretrain_steps=1))
+    program = make_program(config)
+    run = program.start(0)
+    batch = replays.sample_sequences(run.replay, jax.random.key(1), 8, 1)
+    asked = run.agent, jax.random.key(2), batch, run.model
+    ask = lambda: jax.jit(lambda *given: program.parts.agent.actor.grads(*given)).lower(*asked)  # noqa: E731  traced anew
+    before = ask()
+    monkeypatch.setattr(actor_expansion, "drawn_before", lambda view, *unused: (view.act, None))
+    inside = ask()
+    assert before.as_text() != inside.as_text()
+    jax.tree.map(np.testing.assert_array_equal, before.compile()(*asked), inside.compile()(*asked))
+
+
+@pytest.mark.parametrize("horizon", [windows.KEPT_STEPS, windows.KEPT_STEPS + 1, 30])
+def test_rematerialisation_changes_memory_and_no_number(horizon, monkeypatch):
+    """`jax.checkpoint` on the rollout's step is no stabiliser: the gradient is the same without it. Short ones do without."""
+    ours, asked = lowered(horizon)
+    monkeypatch.setattr(windows, "KEPT_STEPS", 1_000)
+    kept = lowered(horizon)[0]
+    again = horizon > 5
+    assert (ours.as_text() != kept.as_text()) == again
+    ours, kept = ours.compile(), kept.compile()
+    np.testing.assert_allclose(ours(*asked), kept(*asked), rtol=1e-5, atol=1e-6)
+    if horizon == 30:
+        memory = [program.memory_analysis().temp_size_in_bytes for program in (ours, kept)]
+        assert memory[0] < memory[1] / 5 and memory[1] > 30 * 64 * 256 * 4  # what all of its steps compute

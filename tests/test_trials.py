@@ -3,19 +3,21 @@
 import json
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 from benches import AWR, BC, DDPG, FIT, IQL, PENDULUM, cell_of, cheap_programs, maze_set, pendulum_set  # noqa: F401
 
-from valex import store, trials
+from valex import facts, store, trials
 from valex.arenas import make_arena
 from valex.artefacts import Hooks, obtain
 from valex.experts import describe, env_of, expert_of
+from valex.facts import dataset_facts
 from valex.fields import ConfigError
+from valex.matrix import differences, trials as trials_of
+from valex.offline.extraction_rule import FEATURE_NAMES
 from valex.play import play
 from valex.settings.offline import OPEXConfig, SfBCConfig, TTTConfig
-from valex.trials import asks, cell_name, improved, make_bench, measures, score_of, trial_path, try_cell
+from valex.trials import asks, bench_of, cell_name, measures, score_of, trial_path, try_cell
 
 STILL = Hooks(tell=lambda event: pytest.fail("trained again"))
 GOALS = {"value": replace(IQL, goals="gciql"), "policy": replace(DDPG, goals="navigate")}
@@ -44,10 +46,6 @@ def task(tmp_path_factory):
     return root, root / "data", maze_set(root / "data", task=1)
 
 
-def bench_of(path, cell):
-    return make_bench(path, cell.env, cell.policy.goals != "none", cell.seed, cell.val_share, cell.encoding)
-
-
 # --------------------------------------------------------------------------------------------------------------- made once
 
 
@@ -63,8 +61,10 @@ def test_a_trial_is_made_once_and_read_afterwards(pendulum):
     assert (root / "policies" / made["artefacts"]["policy"]).is_dir()
     names = set(made["measures"])
     remote = {"radius/val", "radius/eval"}
-    assert names == {"action/max", "action/outside", "fit/train", "fit/val"} | remote  # nobody declared an optimal policy
-    assert all(0.0 <= made["measures"][name] for name in names)
+    assert (
+        names == {"action/max", "action/outside", "fit/train", "fit/val"} | remote
+    )  # nobody declared an optimal policy
+    assert all(made["measures"][name] >= 0.0 for name in names)
 
 
 def test_a_trial_is_that_of_the_policy_by_hand(pendulum):
@@ -179,81 +179,6 @@ def test_an_oracle_is_declared_for_the_maze_of_the_data_alone(maze):
     assert env_of(replace(card, env={}), None) == "" and describe(replace(card, generator={})) == ""
 
 
-# ---------------------------------------------------------------------------------------------------------------- test time
-
-
-def test_opex_is_tried_with_the_same_artefacts(pendulum):
-    root, path, card = pendulum
-    cell = cell_of(card)
-    plain, better = (
-        try_cell(root, path, c, Hooks()) for c in (cell, replace(cell, test_time=OPEXConfig(beta=0.3, scale="grad_norm")))
-    )
-    assert plain["artefacts"] == better["artefacts"] and plain["returns"] != better["returns"]
-    none = try_cell(root, path, replace(cell, test_time=OPEXConfig(steps=0)), Hooks())
-    np.testing.assert_allclose(none["returns"], plain["returns"], rtol=1e-5)
-
-
-def ttt(pendulum, **changes):
-    root, path, card = pendulum
-    how = TTTConfig(**{"batch_size": 8, "capacity": 64, "max_updates": 15, "lr": 1e-2} | changes)
-    return try_cell(root, path, cell_of(card, test_time=how), Hooks())
-
-
-def test_ttt_moves_the_policy_within_its_budget(pendulum):
-    root, path, card = pendulum
-    plain = try_cell(root, path, cell_of(card), Hooks())
-    for still in ({"max_updates": 0}, {"updates_per_step": 0}):
-        np.testing.assert_allclose(ttt(pendulum, **still)["returns"], plain["returns"], rtol=1e-6)
-    moved = ttt(pendulum)
-    assert moved["artefacts"] == plain["artefacts"]
-    assert np.abs(np.subtract(moved["returns"], plain["returns"])).max() > 1e-4
-    assert ttt(pendulum, dataset_share=0.5)["returns"] != moved["returns"]
-
-
-def test_ttt_reads_no_reward(pendulum, monkeypatch):
-    """Rewards that are not numbers, of the arena and of the dataset, change nothing."""
-    root, path, card = pendulum
-    cell = cell_of(card, test_time=TTTConfig(batch_size=8, capacity=64, max_updates=12, dataset_share=0.5))
-    bench = bench_of(path, cell)
-    artefact = obtain(root, bench.source, asks(cell), Hooks())
-
-    def poisoned(count):
-        field = bench.arena.build(count)
-        return field._replace(step=lambda a, going: field.step(a, going)._replace(reward=np.full(count, np.nan)))
-
-    nan = bench.source.data._replace(reward=np.nan * bench.source.data.reward)
-    blind = bench._replace(arena=bench.arena._replace(build=poisoned))
-    monkeypatch.setattr(trials, "rows_of", lambda policy, data, *rest, real=trials.rows_of: real(policy, nan, *rest))
-    obs = np.asarray(bench.raw.obs[:20])
-    acts = [improved(root, b, artefact, cell, Hooks()) for b in (bench, blind)]
-    np.testing.assert_array_equal(acts[0](obs, ()), acts[1](obs, ()))
-
-
-def test_ttt_learns_from_the_states_it_acted_in(pendulum, monkeypatch):
-    """Whatever the encoding: what is remembered is what was seen, not where the lanes went."""
-    root, path, card = pendulum
-    cell = cell_of(card, encoding="none", test_time=TTTConfig(batch_size=8, capacity=64, max_updates=14))
-    bench = bench_of(path, cell)
-    visited, acted, make = [], [], trials.make_ttt
-
-    def spied(*arguments):
-        ttt = make(*arguments)
-
-        def step(state, key, seen, *rest):
-            jax.debug.callback(lambda x: visited.append(np.array(x)), seen.obs)
-            return ttt.step(state, key, seen, *rest)
-
-        return ttt._replace(step=step)
-
-    monkeypatch.setattr(trials, "make_ttt", spied)
-    real = trials.Lanes.step
-    monkeypatch.setattr(trials.Lanes, "step", lambda self, a: (acted.append(self.obs.copy()), real(self, a))[1])
-    improved(root, bench, obtain(root, bench.source, asks(cell), Hooks()), cell, Hooks())(bench.raw.obs[:1], ())
-    jax.effects_barrier()
-    assert len(visited) == len(acted) == 14
-    np.testing.assert_allclose(visited, acted, rtol=1e-6)
-
-
 # ----------------------------------------------------------------------------------------------------------- what cannot be
 
 
@@ -304,3 +229,43 @@ def test_a_policy_that_diverges_when_acting_is_said_so(pendulum, monkeypatch):
     monkeypatch.setattr(trials, "actor", lost)
     with pytest.raises(store.StoreError, match=r"s3__.*the policy's action is not finite; lower policy\.lr"):
         try_cell(root, path, cell_of(card, seed=3), Hooks())
+
+
+# --------------------------------------------------------------------------------------------------- encodings and features
+
+
+def test_encodings_of_states_reach_goals_too(maze):
+    """Cloning towards goals by either encoding, and what is compared: seed by seed, second less first."""
+    root, path, card = maze
+    cloned = {"value": None, "value_size": 0, "policy": replace(BC, goals="navigate")}
+    first, second = ([cell_of(card, seed=s, encoding=e, **cloned) for s in (0, 1)] for e in ("standard", "steps"))
+    for cell in (*first, *second):
+        try_cell(root, path, cell, Hooks())
+    width = lambda cell: bench_of(path, cell).source.data.obs.shape[1]  # noqa: E731
+    assert [width(first[0]), width(second[0])] == [2, 16]
+    found = trials_of(root, [*first, *second])
+    apart = differences(found, first, second)
+    assert set(apart) == {"score", "error/eval", "error/train", "error/val"}
+    for name, values in apart.items():
+        number = lambda cell, name=name: found[cell]["score"] if name == "score" else found[cell]["measures"][name]  # noqa: E731
+        np.testing.assert_allclose(values, [number(b) - number(a) for a, b in zip(first, second, strict=True)])
+    assert np.isnan(differences({}, first, second)["score"]).all()
+    with pytest.raises(ValueError, match="every cell needs its partner"):
+        differences(found, first, second[:1])
+
+
+def test_what_is_known_of_a_dataset(pendulum):
+    """Each feature against what it is called, without an episode being played."""
+    root, path, card = pendulum
+    cell = cell_of(card, policy=AWR)
+    known = dict(zip(FEATURE_NAMES, dataset_facts(root, path, cell, Hooks()).tolist(), strict=True))
+    bench = bench_of(path, cell)
+    seen = trials.prefix_of(bench.raw, cell.policy_size)
+    assert known["log10_transitions"] == pytest.approx(np.log10(seen)) and seen == 60
+    assert known["spread"] == pytest.approx(1 / 3, rel=0.3)  # actions of the data are uniform: nothing predicts them
+    assert 0.0 < known["ess_share"] <= 1.0 and known["q_spread"] > 0.0 and 0.1 < known["coverage"] < 2.0
+    obs = bench.raw.obs  # the unit of an observation does not matter
+    assert facts._radius(1_000.0 * obs, 0) == pytest.approx(facts._radius(obs, 0), rel=1e-3)
+    assert np.isnan(facts._radius(obs[:15], 0))
+    with pytest.raises(ConfigError, match="read off a cell of awr over a value"):
+        dataset_facts(root, path, cell_of(card), Hooks())

@@ -20,7 +20,7 @@ from valex.models.passing import passing
 from valex.settings import ActorConfig
 from valex.targets import H_STEP
 from valex.types import Array, Bootstrap, Model, PyTree, Transition
-from valex.windows import from_model, over_particles, rollout
+from valex.windows import drawn_before, from_model, over_particles, rollout
 
 
 def make_actor_objective(config: ActorConfig, gamma: float, model: Model | None) -> Callable:
@@ -47,7 +47,8 @@ def make_actor_objective(config: ActorConfig, gamma: float, model: Model | None)
             start_key, path_key, value_key = jax.random.split(key, 3)
             state = model.start(model_params, start_key, first.obs, first.sim_state)
             alive = jnp.ones(first.reward.shape, bool)
-            path = rollout(model, model_params, bootstrap.act, path_key, (first.obs, state, alive), horizon)
+            act, noises = drawn_before(bootstrap, path_key, first.obs, horizon)
+            path = rollout(model, model_params, act, path_key, (first.obs, state, alive), horizon, noises)
             zero = jnp.zeros_like(first.reward)
             window = from_model(bootstrap, value_key, path, (zero, zero + 1.0), gamma, settings)
             if config.estimator == "doubly_robust":  # s_0 has no control variate: a_0 is the action being judged

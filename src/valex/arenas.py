@@ -145,8 +145,8 @@ def control_arena(domain: str, kwargs: dict[str, Any]) -> Arena:
             return worlds[lane].reset(), ()
 
         def one(lane: int, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-            obs, _ = worlds[lane].step(action)
-            return obs, worlds[lane].reward, False, False
+            outcome = worlds[lane].step(action)
+            return outcome.obs, outcome.reward, outcome.terminated, False
 
         return Field(reset, by_lane(one, spec.obs_dim, count))
 

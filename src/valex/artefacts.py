@@ -100,6 +100,9 @@ class Program(NamedTuple):
     parts: Any
     start: Callable  # (seed, rows, *alpha) -> Phase
     chunk: Callable  # (phase, data, frozen, n) -> (phase, metrics)
+    cells: (
+        Callable  # the same for several side by side: leaves of phase, frozen and metrics have an axis of them in front
+    )
 
 
 class Recipe(NamedTuple):
@@ -149,7 +152,8 @@ def _shaped(config: Any) -> Any:
 
 
 def _program(parts: Value | Policy, sample: Callable, batch_size: int) -> Program:
-    return Program(parts, jax.jit(partial(start_phase, parts.init)), make_phase(parts.update, sample, batch_size))
+    alone, beside = (make_phase(parts.update, sample, batch_size, cells=cells) for cells in (False, True))
+    return Program(parts, jax.jit(partial(start_phase, parts.init)), alone, beside)
 
 
 @lru_cache(maxsize=16)
@@ -176,7 +180,7 @@ def obtain(root: Path | str, source: Source, ask: ValueAsk | PolicyAsk, hooks: H
         raise ConfigError(f"chunk: {hooks.chunk} updates; at least 1 is needed")
     recipe = make_recipe(source, ask)
     frozen = obtain(root, source, recipe.over, hooks).phase.learner if recipe.over else ()
-    phase = _stored(recipe, root)
+    phase = stored(recipe, root)
     if phase is None:
         phase = _make(recipe, root, source, (frozen,) if recipe.reads else (), hooks)
     return Artefact(recipe.path(root), recipe.program.parts, phase, frozen)
@@ -212,7 +216,7 @@ def make_recipe(source: Source, ask: ValueAsk | PolicyAsk) -> Recipe:
     return Recipe(folder, made_of, program, arguments, config.steps, over, reads)
 
 
-def _stored(recipe: Recipe, root: Path) -> Phase | None:
+def stored(recipe: Recipe, root: Path) -> Phase | None:
     """Return the phase of a finished artefact, None if it has not finished. Raises StoreError."""
     path = recipe.path(root)
     known = store.read_json(path / "artefact.json")
@@ -239,33 +243,49 @@ def _make(recipe: Recipe, root: Path, source: Source, frozen: tuple, hooks: Hook
     """Train an artefact, or wait for whoever trains it; return its phase. Raises StoreError."""
     path = recipe.path(root)
     with store.locked(path, wait=True):
-        if (phase := _stored(recipe, root)) is not None:
+        if (phase := stored(recipe, root)) is not None:
             return phase
-        store.tidy(path)
-        store.write_json(path / "artefact.json", recipe.made_of)
-        store.write_json(path / "meta.json", metadata())
-        _say(path, "running")
+        begin(recipe, path, {})
         try:
             phase = _train(recipe, path, source.data, frozen, hooks)
         except BaseException as error:
             if not isinstance(error, Diverged):
-                with contextlib.suppress(OSError):
-                    _say(path, "interrupted", f"{type(error).__name__}: {error}")
+                broken_off(path, error)
             raise
-        _say(path, "finished")
-        store.forget_after(path, recipe.steps, 1)
+        finish(recipe, path)
         return phase
+
+
+def begin(recipe: Recipe, path: Path, more: dict) -> None:
+    """Write down what is going to be trained in a folder that this process has locked, `more` into meta.json."""
+    store.tidy(path)
+    store.write_json(path / "artefact.json", recipe.made_of)
+    store.write_json(path / "meta.json", metadata() | more)
+    say(path, "running")
+
+
+def broken_off(path: Path, error: BaseException) -> None:
+    """Write down why training did not come to its end, unless the disk is full."""
+    with contextlib.suppress(OSError):
+        say(path, "interrupted", f"{type(error).__name__}: {error}")
+
+
+def finish(recipe: Recipe, path: Path) -> None:
+    """Write down that an artefact is whole, and keep its last checkpoint alone."""
+    say(path, "finished")
+    store.forget_after(path, recipe.steps, 1)
 
 
 class Diverged(store.StoreError):
     """Training whose numbers are not finite any more."""
 
 
-def _say(path: Path, state: str, message: str = "") -> None:
+def say(path: Path, state: str, message: str = "") -> None:
+    """Write an artefact's status."""
     store.write_json(path / "status.json", {"state": state, "message": message})
 
 
-def _resumed(recipe: Recipe, path: Path) -> tuple[Phase, int]:
+def resumed(recipe: Recipe, path: Path) -> tuple[Phase, int]:
     """Return the newest phase that was saved whole, or one before its first update, and its steps; newer files are removed."""
     for steps in store.checkpoint_steps(path):
         if (phase := _restored(recipe, path, steps)) is not None:
@@ -281,26 +301,32 @@ def _resumed(recipe: Recipe, path: Path) -> tuple[Phase, int]:
 
 def _train(recipe: Recipe, path: Path, data: Dataset, frozen: tuple, hooks: Hooks) -> Phase:
     """Take the updates that are left, saving everything behind each chunk. Raises Diverged."""
-    phase, done = _resumed(recipe, path)
+    phase, done = resumed(recipe, path)
     total = recipe.steps
     while done < total or not store.checkpoint_steps(path):
         count = min((done // hooks.chunk + 1) * hooks.chunk, total) - done
         with compiling():
             phase, means = recipe.program.chunk(phase, data, frozen, count)
-        means = {name: float(value) for name, value in sorted(jax.device_get(means).items())}
-        arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(phase).items()}
         done += count
-        if bad := _not_finite(means | arrays):
-            message = f"{bad} is not finite after {done} updates; lower {PARTS[recipe.folder]}.lr"
-            _say(path, "failed", message)
-            raise Diverged(f"{path}: {message}")
-        store.append_line(path / "metrics.jsonl", {STEPS: done} | means)
-        store.save_checkpoint(path, done, arrays, 2)
-        hooks.tell({"artefact": path.name, STEPS: done, "total": total} | means)
+        hooks.tell(save(recipe, path, done, phase, means))
     return phase
 
 
-def _not_finite(values: dict[str, Any]) -> str | None:
+def save(recipe: Recipe, path: Path, done: int, phase: Phase, means: dict) -> dict[str, Any]:
+    """Save what a chunk of updates left behind; return what is told of it. Raises Diverged where it is not finite."""
+    numbers = {name: float(value) for name, value in sorted(jax.device_get(means).items())}
+    line: dict[str, Any] = {STEPS: done, **numbers}
+    arrays = {name: np.asarray(leaf) for name, leaf in named_arrays(phase).items()}
+    if bad := not_finite(numbers | arrays):
+        message = f"{bad} is not finite after {done} updates; lower {PARTS[recipe.folder]}.lr"
+        say(path, "failed", message)
+        raise Diverged(f"{path}: {message}")
+    store.append_line(path / "metrics.jsonl", line)
+    store.save_checkpoint(path, done, arrays, 2)
+    return {"artefact": path.name, "total": recipe.steps} | line
+
+
+def not_finite(values: dict[str, Any]) -> str | None:
     """Return the first name whose numbers are not finite, metrics before parameters."""
     floats = {name: x for name, x in values.items() if np.issubdtype(np.asarray(x).dtype, np.floating)}
     return next((name for name, x in floats.items() if not np.all(np.isfinite(x))), None)

@@ -1,6 +1,7 @@
 """What goes together in a whole-run config; one clear line where it does not. Imports no jax."""
 
 import math
+from typing import Any
 
 from valex.fields import ConfigError, check_fields, flatten
 from valex.settings import (
@@ -16,7 +17,10 @@ from valex.settings import (
 )
 from valex.tables import RULES
 
-TO_LEARN = f"set model.name {' or '.join(LEARNED)}"
+
+def to_learn(config: RunConfig) -> str:
+    """Return which dynamics models that learn a config could have: grids of flags are those of discrete games."""
+    return f"set model.name {' or '.join(LEARNED) if isinstance(config.agent, DDQNConfig) else 'ensemble'}"
 
 
 def check(config: RunConfig) -> RunConfig:
@@ -128,18 +132,18 @@ def _check_model(config: RunConfig) -> None:
     """Raise ConfigError where the settings of the dynamics model do not go together."""
     model, train = config.model, config.train
     if train.utd == 0 and model.name not in LEARNED:
-        raise ConfigError(f"train.utd: 0 trains the dynamics model alone; {TO_LEARN}")
+        raise ConfigError(
+            f"train.utd: 0 trains the dynamics model alone, and {model.name} learns nothing; {to_learn(config)}, or train.utd "
+            "above 0"
+        )
     if model.name != "noisy_oracle" and (model.noise or model.bias):
         raise ConfigError("model.noise: noise and bias are those of an oracle; set model.name noisy_oracle")
     _check_members(config)
     if model.name not in LEARNED:
-        learned = dict(flatten(ModelConfig(name=model.name, noise=model.noise, bias=model.bias)))
-        for name, value in flatten(model):
-            if value != learned[name]:
-                raise ConfigError(f"model.{name}: {model.name} learns nothing; {TO_LEARN}")
+        _check_nothing_to_learn(config)
         return
-    if model.name == "grid" and config.actor.horizon > 0:
-        raise ConfigError("actor.horizon: no gradient flows through the flags of model.name grid; set actor.horizon 0")
+    if model.name == "grid" and config.actor.horizon > 0:  # so the learner is none of discrete actions
+        raise ConfigError("model.name: no gradient flows through the flags of grid; set model.name ensemble")
     if model.name == "grid" and model.spectral.layers != "none":
         raise ConfigError("model.spectral.layers: grid has none to normalise; set model.name ensemble, or layers none")
     if not model.hidden:
@@ -163,12 +167,30 @@ def _check_model(config: RunConfig) -> None:
     _check_model_data(config)
 
 
+def _check_nothing_to_learn(config: RunConfig) -> None:
+    """Raise ConfigError where a model that learns nothing comes with settings of one that does, as in a preset made for it."""
+    model, usual = config.model, dict(flatten(ModelConfig()))
+    kept = ("name", "noise", "bias")
+    extra = {f"model.{name}": value for name, value in flatten(model) if name not in kept and value != usual[name]}
+    if not extra:
+        return
+    back = ", ".join(f"{name} {as_word(usual[name.removeprefix('model.')])}" for name in extra)
+    raise ConfigError(
+        f"model.name: {model.name} learns nothing, and {', '.join(extra)} would have no effect; {to_learn(config)}, or {back}"
+    )
+
+
+def as_word(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return (",".join(map(str, value)) or "to nothing") if isinstance(value, tuple) else str(value)
+
+
 def _check_members(config: RunConfig) -> None:
     """Raise ConfigError where a target compares members of a model that has one."""
     critic, model = config.critic, config.model
     if model.name in LEARNED and model.num_models > 1:
         return
-    remedy = "raise model.num_models" if model.name in LEARNED else TO_LEARN
+    remedy = "raise model.num_models" if model.name in LEARNED else to_learn(config)
     if critic.max_disagreement is not None:
         raise ConfigError(f"critic.max_disagreement: one member cannot disagree; {remedy}")
     if critic.member_agg != "sample" and critic.rule != "steve":  # steve has the critics to compare

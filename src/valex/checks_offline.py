@@ -15,6 +15,7 @@ from valex.settings.offline import (
     VALUE_CONFIGS,
     ExtractionKind,
     FitConfig,
+    PerturbationConfig,
     TestTimeKind,
     ValueKind,
 )
@@ -69,7 +70,9 @@ GENERATOR_RANGES = SHARED | {
     "update_every": (1, 10**9, True, True),
     "num_envs": (1, COUNT, True, True),
     "random_actions": (0, 1, True, True),
+    "expert_seed": SHARED["seed"],
 }
+OGBENCH_STEPS = {"steps": (0, 10**9, True, True)}  # 0: as many as OGBench takes
 
 
 def make_rules(kinds: dict[str, type], ranges: dict, prefix: str = "") -> Rules:
@@ -87,8 +90,11 @@ RULES = {
     "policy": make_rules(EXTRACTION_CONFIGS, POLICY_RANGES, "policy."),
     "test_time": make_rules(TEST_TIME_CONFIGS, TEST_TIME_RANGES, "test_time."),
 }
+PERTURBATION = make_rules(
+    {"": PerturbationConfig}, {"size": NOT_NEGATIVE, "seed": SHARED["seed"], "length": POSITIVE}, "perturbation."
+)
 GENERATORS = {
-    kind: make_rules({kind: cls}, GENERATOR_RANGES | ({"steps": (0, 10**9, True, True)} if kind == "pointmaze" else {}))
+    kind: make_rules({kind: cls}, GENERATOR_RANGES | (OGBENCH_STEPS if hasattr(cls, "maze") else {}))
     for kind, cls in datasets.GENERATORS.items()
 }
 
@@ -124,9 +130,20 @@ def check_test_time(config: TestTimeKind) -> TestTimeKind:
     return config
 
 
+def check_perturbation(config: PerturbationConfig) -> PerturbationConfig:
+    """Return the config of an error of a value if it can be. Raises ConfigError."""
+    check_fields(config, PERTURBATION, "perturbation.")
+    return config
+
+
 def check_generator(kind: str, settings: Any) -> None:
     """Raise ConfigError with one line naming the first of a generator's settings that cannot be."""
     check_fields(settings, GENERATORS[kind])
     warmup, batch = (getattr(settings, name, 0) for name in ("warmup_steps", "batch_size"))
     if warmup < batch:
         raise ConfigError(f"warmup_steps: {warmup} holds no batch; give at least batch_size {batch}")
+    train_steps = getattr(settings, "train_steps", None)
+    if train_steps is not None and train_steps <= warmup:
+        raise ConfigError(
+            f"train_steps: {train_steps} leave nothing to learn in behind warmup_steps {warmup}; give more"
+        )

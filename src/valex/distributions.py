@@ -50,8 +50,12 @@ def tanh_normal_log_prob(mean: Array, std: Array, latent: Array) -> Array:
 
 
 def tanh_normal_sample(key: Array, mean: Array, std: Array) -> ActionSample:
-    """Draw u = mean + std * noise (reparameterised), a = tanh(u), with its log-probability. Shapes as above."""
-    latent = mean + std * jax.random.normal(key, mean.shape)
+    """Draw u = mean + std * noise (reparameterised), a = tanh(u), with its log-probability. Shapes as above.
+
+    key: a PRNG key, or in its place noise ~ N(0, 1) that has been drawn already, shaped like `mean`.
+    """
+    drawn = jnp.issubdtype(key.dtype, jnp.floating)
+    latent = mean + std * (key if drawn else jax.random.normal(key, mean.shape))
     return ActionSample(jnp.tanh(latent), tanh_normal_log_prob(mean, std, latent), latent)
 
 

@@ -25,7 +25,7 @@ from valex.train import Parts, collect, empty_replay, make_parts
 # of an update: policy and critics on one more stored row (claim T9a of the quick study: 2.4 updates at H = 5)
 STORED_ROW = 0.28
 FIT_STEPS = 10  # gradient steps of the dynamics model that are timed together
-BACKWARD = 4.0  # forward, rematerialised forward and backward of a differentiated model step, in forward steps
+BACKWARD = 4.0  # forward, rematerialised forward and backward of a differentiated model step, in forward steps; 3 of short ones
 
 
 class Costs(NamedTuple):

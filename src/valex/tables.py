@@ -107,6 +107,11 @@ STUDIES = {
         "valex.studies.discrete_horizon:DISCRETE_HORIZON",
         "does a longer horizon pay with discrete actions? double DQN on MinAtar, oracle and learned model, Retrace",
     ),
+    "offline-bottleneck": Entry(
+        "valex.studies.offline_bottleneck:OFFLINE_BOTTLENECK",
+        "what holds offline RL back? values, policies read off them and their generalisation, on datasets of our own",
+        "offline",
+    ),
 }
 
 VALUES = {
@@ -136,6 +141,9 @@ FORMATS = {
 GENERATORS = {
     "pointmaze": Entry(
         "valex.datasets.generate.pointmaze:generate", "OGBench's point maze by its exact oracle", "offline"
+    ),
+    "antmaze": Entry(
+        "valex.datasets.generate.antmaze:generate", "OGBench's ant maze by an ant that is trained here", "offline"
     ),
     "locomotion": Entry(
         "valex.datasets.generate.locomotion:generate", "our own trained agents: random, medium, replay, expert, noise"

@@ -28,7 +28,7 @@ import numpy as np
 from valex import store
 from valex.arenas import Arena, make_arena
 from valex.artefacts import Artefact, Hooks, PolicyAsk, Source, ValueAsk, obtain, open_source
-from valex.checks_offline import check_test_time
+from valex.checks_offline import check_perturbation, check_test_time
 from valex.config import as_declared, digest
 from valex.datasets import files
 from valex.datasets.card import Card
@@ -39,6 +39,7 @@ from valex.offline.batch import Batch, dims_of
 from valex.offline.data import Dataset, on_device, permuted, split_trajectories, take_trajectories
 from valex.offline.encoding import encoded, make_encoding
 from valex.offline.goals import policy_sampler
+from valex.offline.perturbation import perturbed
 from valex.offline.testtime import Visited, make_ttt, with_opex
 from valex.play import Lanes, Played, play
 from valex.settings.bottleneck import Cell
@@ -100,6 +101,14 @@ def make_bench(path: Path, env: str, goals: bool, seed: int, val_share: float, e
     return Bench(source, raw, on_device(encoded(rest, encode)), rest, encode, card, arena, expert)
 
 
+def bench_of(path: Path, cell: Cell) -> Bench:
+    """Return what a cell is trained and tried on. Raises ConfigError as `make_bench`, and where the dataset is another one."""
+    bench = make_bench(path, cell.env, cell.policy.goals != "none", cell.seed, cell.val_share, cell.encoding)
+    if bench.card.sha256 != cell.data:
+        raise ConfigError(f"{path}: the dataset is not the one that was asked for; give the study a new folder")
+    return bench
+
+
 def cell_name(cell: Cell) -> str:
     """Return what a cell is called: what it is, and a hash of all of it."""
     value = f"{cell.value.name}{cell.value_size}" if cell.value else "none"
@@ -109,7 +118,10 @@ def cell_name(cell: Cell) -> str:
         if hasattr(cell.policy, name)
     )
     tested = f"__{cell.test_time.name}" if cell.test_time else ""
-    key = digest(asdict(as_declared(cell)), 16)
+    made_of = asdict(as_declared(cell))
+    if cell.perturbation is None or not cell.perturbation.size:  # names are those from before there were errors
+        del made_of["perturbation"]
+    key = digest(made_of, 16)
     return f"{value}__{cell.policy.name}{alpha}_{cell.policy_size}{tested}__s{cell.seed}__{key}"
 
 
@@ -134,11 +146,7 @@ def try_cell(root: Path, path: Path, cell: Cell, hooks: Hooks) -> dict[str, Any]
     place = trial_path(root, cell)
     if found := store.read_json(place):
         return found
-    goals = cell.policy.goals != "none"
-    bench = make_bench(path, cell.env, goals, cell.seed, cell.val_share, cell.encoding)
-    if bench.card.sha256 != cell.data:
-        raise ConfigError(f"{path}: the dataset is not the one that was asked for; give the study a new folder")
-    ask = asks(cell)
+    bench, ask = bench_of(path, cell), asks(cell)
     artefact = obtain(root, bench.source, ask, hooks)
     try:
         act = improved(root, bench, artefact, cell, hooks)
@@ -193,11 +201,18 @@ def improved(root: Path, bench: Bench, artefact: Artefact, cell: Cell, hooks: Ho
     """Return (obs, goal) -> action of a policy with what the cell does at test time. Raises ConfigError where it cannot."""
     how, over = cell.test_time, asks(cell).over
     if how is None:
+        if cell.perturbation is not None and cell.perturbation.size:
+            raise ConfigError(
+                "perturbation.size: nothing climbs the value of this cell when it acts; give it a test_time"
+            )
         return actor(bench, artefact)
     check_test_time(how)
     if over is None:
         raise ConfigError(f"test_time.name: {how.name} climbs a value and {cell.policy.name} is read off none")
     value = obtain(root, bench.source, over, hooks)
+    if cell.perturbation is not None and check_perturbation(cell.perturbation).size:
+        rows = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, prefix_of(bench.raw, cell.policy_size))
+        value = value._replace(parts=perturbed(cell.perturbation, value.parts, value.phase.learner, rows))
     artefact = artefact._replace(frozen=value.phase.learner)
     if not isinstance(how, TTTConfig):
         return actor(bench, artefact._replace(parts=with_opex(how, artefact.parts, value.parts)))

@@ -106,6 +106,9 @@ class Bootstrap(NamedTuple):
     redraw: Callable | None = (
         None  # (obs, latent) -> ActionSample: what gave latent, its noise held; None: not to be had
     )
+    draw: Callable | None = (
+        None  # (key, obs) -> the noise of act(key, obs), which act takes in place of the key as well
+    )
 
 
 class CriticRows(NamedTuple):

@@ -5,7 +5,6 @@ A window is H + 1 rows (`ReturnInputs`). Row 0 is the real step for a critic; ro
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,10 @@ import jax.numpy as jnp
 from valex.envs.base import tree_where
 from valex.targets import Rule, aggregate
 from valex.types import Array, Bootstrap, Model, PyTree, ReturnInputs, Step, Transition
+
+KEPT_STEPS = (
+    5  # the longest differentiated rollout that keeps what its steps compute: faster, for so many steps' memory
+)
 
 
 class Rollout(NamedTuple):
@@ -32,11 +35,10 @@ def make_step(model: Model, params: PyTree, act: Callable, start: tuple[Array, P
 
     act: (key, obs) -> ActionSample, or (key, obs, given) where `given` is not None. Once a row has terminated it is stepped
     from its start state and its outputs are replaced by constants: masking with the discount alone would leave 0 * inf = NaN
-    in the backward pass. The step is rematerialised there, which cuts the memory of long differentiable rollouts.
+    in the backward pass.
     """
     start_obs, start_state, _ = start
 
-    @partial(jax.checkpoint, prevent_cse=False)
     def step(carry, at):
         (obs, state, alive), (step_key, given) = carry, at
         act_key, model_key = jax.random.split(step_key)
@@ -62,10 +64,26 @@ def rollout(
 ) -> Rollout:
     """Follow `act` for `horizon` steps of the model from start = (obs [B, obs_dim], model_state, alive [B] bool).
 
-    act: (key, obs) -> ActionSample; with `inputs`, leaves [H, ...], it takes those of its step as a third argument.
+    act: (key, obs) -> ActionSample; with `inputs`, leaves [H, ...], it takes those of its step as a third argument. Beyond
+    KEPT_STEPS the way back computes every step again from what it began with, so memory never holds more of them than that.
     """
     step = make_step(model, params, act, start)
+    if horizon > KEPT_STEPS:
+        step = jax.checkpoint(step, prevent_cse=False)
     return as_rollout(start[0], jax.lax.scan(step, start, (jax.random.split(key, horizon), inputs))[1])
+
+
+def drawn_before(bootstrap: Bootstrap, key: Array, obs: Array, horizon: int) -> tuple[Callable, PyTree]:
+    """Return (act, inputs) for `rollout` under the same `key`: the policy with the noises of all steps drawn at once.
+
+    The numbers are those that `bootstrap.act` draws itself. On a CPU a draw inside the step is made again wherever the step
+    reads it, forward and on the way back: a quarter of an update with small nets.
+    """
+    if bootstrap.draw is None:
+        return bootstrap.act, None
+    draw = bootstrap.draw
+    of_step = lambda k: draw(jax.random.split(k)[0], obs)  # noqa: E731  the key that `make_step` splits off for the action
+    return lambda key, obs, noise: bootstrap.act(noise, obs), jax.vmap(of_step)(jax.random.split(key, horizon))
 
 
 def as_rollout(start_obs: Array, rows: tuple) -> Rollout:

@@ -85,6 +85,20 @@ def test_a_file_without_a_card_gets_one_that_is_measured(tmp_path):
     assert any("no rewards" in note for note in card.notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "env"),
+    [
+        ("pointmaze-large-navigate-v0", "pointmaze-large-v0"),
+        ("antmaze-teleport-explore-v0", "antmaze-teleport-v0"),
+        ("mine", None),
+        ("navigate-v0", None),
+        ("pointmaze-large-v0", None),
+    ],
+)
+def test_ogbench_files_are_called_after_their_environment(name, env):
+    assert ogbench.env_of_name(name) == ({"id": env, "kwargs": {}} if env else {})
+
+
 def test_ogbench_reads_our_pair(tmp_path):
     utils = pytest.importorskip("ogbench.utils", reason="pip install 'valex[offline]'")
     data = numbered((5,) * 10, ())
@@ -139,6 +153,15 @@ def test_minari_opens_our_folder_and_we_read_theirs(tmp_path, monkeypatch):
     assert back.next_obs[:, 0].tolist() == [1, 2, 1, 2, 3]
     assert back.terminated.tolist() == [False] * 4 + [True]
     assert (back.action == 0.5).all() and any("rescaled" in note for note in card.notes)
+    assert card.env == {} and "expert_return" not in card.optimality
+
+    env = gymnasium.make("Pendulum-v1", g=9.0)
+    minari.create_dataset_from_buffers("known-v0", buffers, env=env, ref_min_score=-2.0, ref_max_score=6.0,
+                                       observation_space=gymnasium.spaces.Box(-9, 9, (1,), np.float32))  # fmt: skip
+    card = read(tmp_path / "known-v0")[1]
+    assert card.env == {"id": "Pendulum-v1", "kwargs": {"g": 9.0, "max_episode_steps": 200}}
+    assert (card.optimality["random_return"], card.optimality["expert_return"]) == (-2.0, 6.0)
+    assert card.optimality["normalised"] == pytest.approx(100.0 * (2.0 + 2.0) / 8.0)  # returns 1 and 3
 
 
 def test_d4rl_without_successors_says_what_it_derived(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_sets import LOCOMOTION, SMALL, make
 from tiny import valex
 from trajectories import same
 
@@ -16,35 +17,13 @@ from valex.fields import ConfigError
 from valex.offline.coverage import trajectory_returns
 from valex.offline.data import check
 from valex.settings import datasets as settings
-from valex.settings.datasets import ExplorationSettings, LocomotionSettings, ManipulationSettings, PointMazeSettings
+from valex.settings.datasets import (
+    AntMazeSettings,
+    ExplorationSettings,
+    ManipulationSettings,
+    PointMazeSettings,
+)
 from valex.tables import GENERATORS, load
-
-LOCOMOTION = LocomotionSettings(
-    env="pendulum", type="all", sigma=0.3, transitions=200, hidden=(8,), train_steps=600, train_envs=2, checks=3,
-    collect_envs=2, episode_length=25, reference_episodes=2,
-)  # fmt: skip
-SMALL = {
-    "manipulation": ManipulationSettings(episodes=2, steps=25),
-    "pointmaze": PointMazeSettings("medium", episodes=4, steps=30),
-    "locomotion": replace(LOCOMOTION, type="medium"),
-    "exploration": ExplorationSettings(
-        "pendulum",
-        transitions=200,
-        hidden=(8,),
-        features=4,
-        batch_size=16,
-        warmup_steps=64,
-        num_envs=2,
-        episode_length=25,
-    ),
-}
-NEEDS = {"pointmaze": "ogbench", "manipulation": "ogbench", "exploration dm_control": "dm_control"}
-
-
-def make(kind: str, chosen):
-    for package in [NEEDS[name] for name in (kind,) if name in NEEDS]:
-        pytest.importorskip(package, reason="pip install 'valex[offline]'")
-    return load(GENERATORS, kind)(chosen)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +46,13 @@ def test_every_generator_has_settings_and_a_small_set():
     assert set(settings.GENERATORS) == set(GENERATORS) == set(SMALL)
 
 
-@pytest.mark.parametrize("kind", ["pointmaze", "exploration", "manipulation"])
+@pytest.fixture(autouse=True)
+def short_look_at_the_ant(monkeypatch):
+    """How well a small ant walks is of no interest."""
+    monkeypatch.setattr("valex.datasets.generate.ant.EVAL_EPISODES", 1)
+
+
+@pytest.mark.parametrize("kind", ["pointmaze", "antmaze", "exploration", "manipulation"])
 def test_the_same_seed_makes_the_same_data_and_another_does_not(kind, request):
     chosen = replace(SMALL[kind], seed=5)
     data, card = request.getfixturevalue("explored") if kind == "exploration" else make(kind, chosen)[0]
@@ -168,10 +153,10 @@ def test_point_maze_types(type):
 
 def test_the_point_follows_ogbench_oracle():
     pytest.importorskip("ogbench", reason="pip install 'valex[offline]'")
-    from valex.datasets.generate.pointmaze import make_env, maze_of
+    from valex.datasets.generate.maze import make_env, maze_of
     from valex.offline.oracle import centre_of, oracle_action
 
-    env = make_env("large")
+    env = make_env("pointmaze", "large")
     maze, rng = maze_of(env), np.random.default_rng(0)
     free = np.flatnonzero(~maze.walls.ravel())
     for _ in range(60):
@@ -201,7 +186,7 @@ def test_dm_control_rewards_are_worked_out_from_physics(domain, dims):
     rng, physics, rewards, obs = np.random.default_rng(0), [], [], [world.reset()]
     for _ in range(60):
         moment = world.env.step(rng.uniform(-1, 1, 6))
-        physics.append(world.physics())
+        physics.append(world.simulator()["physics"])
         rewards.append(moment.reward)
         obs.append(world._flat(moment))
     assert relabelled(world, np.stack(physics)) == pytest.approx(np.array(rewards), abs=1e-5)
@@ -279,6 +264,9 @@ def test_the_explorer_is_blind_to_the_rewards_of_the_task(explored, monkeypatch)
 WRONG = {
     "sigma": ("pointmaze", PointMazeSettings(sigma=-1.0), "sigma: -1.0 is outside [0, inf)"),
     "task": ("pointmaze", PointMazeSettings(task=6), "task: 6 is outside [0, 5]"),
+    "noise": ("antmaze", AntMazeSettings(sigma=-0.1), "sigma: -0.1 is outside [0, inf)"),
+    "giant": ("antmaze", AntMazeSettings("huge"), "maze: 'huge' is not known; choose one of medium, large, giant"),  # pyright: ignore
+    "too short": ("antmaze", AntMazeSettings(train_steps=9_000), "train_steps: 9000 leave nothing to learn"),
     "preset": ("locomotion", replace(LOCOMOTION, preset="ppo"), "preset: 'ppo' is not known"),
     "discrete": ("locomotion", replace(LOCOMOTION, env="probe_obs_discrete"), "discrete"),
     "env": ("locomotion", replace(LOCOMOTION, env="moon"), "env.name: 'moon' is not known"),

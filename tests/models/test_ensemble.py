@@ -144,6 +144,26 @@ def test_fixed_model_keeps_the_member_of_a_row(batch):
     assert len(np.unique(changes[0].round(4))) == min(3, batch) or batch < 300
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_single_member_says_what_two_alike_say_and_sorts_nothing(deterministic):
+    """It is spared the laying out of rows; its noise and its gradient are those of a row that was laid out."""
+    two = replace(SMALL, num_models=2, deterministic=deterministic, pretrain_steps=20)
+    pair, params, _ = fitted(two, rows(count=200))
+    one = make_ensemble(make_linear(), replace(two, num_models=1))
+    alike = params._replace(members=jax.tree.map(lambda x: x[jnp.array([1, 1])], params.members))
+    x = rows(seed=3, count=7)
+
+    def step(model, obs, params):
+        out = model.step(params, jax.random.key(5), (obs, ()), x.action)[1]
+        return jnp.sum(jnp.sin(out.obs)) + jnp.sum(out.reward), out
+
+    ask = jax.value_and_grad(step, argnums=1, has_aux=True)
+    found, wanted = ask(one, x.obs, pair.pick(params, 1)), ask(pair, x.obs, alike)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
+    text = lambda model, params: jax.jit(lambda o, p: step(model, o, p)[0]).lower(x.obs, params).compile().as_text()  # noqa: E731
+    assert "sort(" not in text(one, pair.pick(params, 1)) and "sort(" in text(pair, alike)
+
+
 def test_expectation_is_the_mean_of_all():
     model, params = shifted_members(replace(SHIFTED, propagation="expectation"))
     np.testing.assert_allclose(follow(model, params, 5, 3), 7 / 3, rtol=1e-5)

@@ -90,7 +90,10 @@ def bootstrap(networks: tuple[Network, Network], actor: PyTree, critic: PyTree, 
         sample = act(key, obs)
         return q(obs, sample.action) + bonus(sample.log_prob)
 
-    return Bootstrap(act, log_prob, value, bonus, q, heads, redraw=redraw)
+    def draw(key: Array, obs: Array) -> Array:
+        return jax.random.normal(key, jax.eval_shape(policy.apply, actor, obs)[0].shape)
+
+    return Bootstrap(act, log_prob, value, bonus, q, heads, redraw=redraw, draw=draw)
 
 
 def make_sac(config: SACConfig, spec: EnvSpec, expansion: Expansion) -> Agent:

@@ -52,7 +52,7 @@ def left(plan: Plan, root: Path) -> int:
 def train(plan: Plan, root: Path, cores: list[list[int]], progress: Callable[[dict], None]) -> Summary:
     """Train and try every cell that has no trial, in one worker for each entry of `cores`, in this process for []."""
     chunk = min(LARGEST_CHUNK, max(1, -(-plan.config.steps // CHUNKS)))
-    todo, summary = jobs(root, plan.path, cells_of(plan), chunk), Summary()
+    todo, summary = jobs(root, plan.path, cells_of(plan), chunk=chunk), Summary()
     with Stop() as stop:
         if cores and todo:
             Pool(todo, progress, stop, summary).run(cores[: len(todo)])

@@ -155,14 +155,23 @@ def built(
         raise DataError(f"{keys.get(key, key)}:{rest}") from error
 
 
-def finished(data: Dataset, path: Path, kind: str, notes: list[str], text: str | None) -> Card:
+class Origin(NamedTuple):
+    """What a file without a card says of itself."""
+
+    kind: str  # of file, in words
+    env: dict[str, Any] | None = None  # {"id", "kwargs"}; None where it names none
+    reference: tuple[float, float] | None = None  # (random, expert) returns
+
+
+def finished(data: Dataset, path: Path, origin: Origin, notes: list[str], text: str | None) -> Card:
     """Return the card that a file carries as JSON `text`, or measure one for a file without.
 
     Raises ConfigError where the arrays are not those that the card was written for.
     """
     if text is None:
-        origin = {"versions": {}, "notes": tuple(notes)}
-        return make_card(data, path.name, f"not recorded; read from a file of kind {kind}", origin=origin)
+        known = {"env": origin.env or {}, "versions": {}, "notes": tuple(notes)}
+        how = f"not recorded; read from a file of kind {origin.kind}"
+        return make_card(data, path.name, how, origin.reference, origin=known)
     card = from_json(text, str(path))
     if card.sha256 != checksum(data):
         raise ConfigError(

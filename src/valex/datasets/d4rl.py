@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from valex.datasets.base import CARD_KEY, Format, boxed, built, finished, need
+from valex.datasets.base import CARD_KEY, Format, Origin, boxed, built, finished, need
 from valex.datasets.card import Card, to_json
 from valex.offline.data import DataError, Dataset
 
@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[Dataset, Card]:
         text = file.attrs.get(CARD_KEY)
     notes: list[str] = []
     data = from_dict(arrays, notes, flags_only=text is not None)
-    return data, finished(data, path, "D4RL HDF5", notes, text)
+    return data, finished(data, path, Origin("D4RL HDF5"), notes, text)
 
 
 def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False) -> Dataset:

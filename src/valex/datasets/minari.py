@@ -16,6 +16,7 @@ from valex.datasets.base import (
     CARD_KEY,
     NEXT,
     Format,
+    Origin,
     boxed,
     built,
     cut_at_flags,
@@ -59,7 +60,18 @@ def read(path: Path) -> tuple[Dataset, Card]:
         arrays, lengths = _episodes(h5py, file)
         text, kept = file.attrs.get(CARD_KEY), file.attrs.get("valex_extras")
     data = _dataset(arrays, lengths, metadata, kept, notes)
-    return data, finished(data, path, "Minari HDF5", notes, text)
+    return data, finished(data, path, _origin(metadata), notes, text)
+
+
+def _origin(metadata: dict) -> Origin:
+    """Return the environment and the reference scores that the metadata name, as far as they do."""
+    text, low, high = (metadata.get(key) for key in ("env_spec", "ref_min_score", "ref_max_score"))
+    spec = json.loads(text) if isinstance(text, str) else {}
+    env = {"id": spec["id"], "kwargs": spec.get("kwargs") or {}} if isinstance(spec, dict) and spec.get("id") else {}
+    if env and spec.get("max_episode_steps"):
+        env["kwargs"] = env["kwargs"] | {"max_episode_steps": spec["max_episode_steps"]}
+    scores = all(isinstance(score, int | float) for score in (low, high))
+    return Origin("Minari HDF5", env, (float(low), float(high)) if scores and low != high else None)  # pyright: ignore
 
 
 def _episodes(h5py: Any, file: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -10,11 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from valex.datasets.base import CARD_KEY, NEXT, Format, boxed, built, cut_at_flags, finished, with_final, without_final
+from valex.datasets.base import (
+    CARD_KEY,
+    NEXT,
+    Format,
+    Origin,
+    boxed,
+    built,
+    cut_at_flags,
+    finished,
+    with_final,
+    without_final,
+)
 from valex.datasets.card import Card, to_json
 from valex.offline.data import DataError, Dataset
 
 KEYS = {"obs": "observations", "action": "actions", "reward": "rewards", "next_obs": "observations"}
+COLLECTED = ("navigate", "path", "stitch", "explore", "play", "noisy")  # what OGBench calls kinds of data
 OURS = ("rewards", "terminated", CARD_KEY, "valex_extras")
 
 
@@ -43,7 +55,20 @@ def read(path: Path) -> tuple[Dataset, Card]:
     if validation_path(path).is_file():
         notes.append(f"validation set beside it: {validation_path(path).name}")
     text = str(arrays[CARD_KEY]) if CARD_KEY in arrays else None
-    return data, finished(data, path, "OGBench npz", notes, text)
+    env = env_of_name(path.stem.removesuffix("-val"))
+    if env and text is None:
+        notes.append(f"environment {env['id']} taken from the file's name")
+    return data, finished(data, path, Origin("OGBench npz", env), notes, text)
+
+
+def env_of_name(name: str) -> dict[str, Any]:
+    """Return the environment of a dataset that is called as OGBench calls its own, {} for another name.
+
+    <env>-<how it was collected>-v0 is of <env>-v0.
+    """
+    parts = name.split("-")
+    known = len(parts) > 2 and parts[-2] in COLLECTED and parts[-1].startswith("v")
+    return {"id": "-".join([*parts[:-2], parts[-1]]), "kwargs": {}} if known else {}
 
 
 def _final_rows(arrays: dict[str, np.ndarray]) -> np.ndarray:

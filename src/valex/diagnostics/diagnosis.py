@@ -1,5 +1,6 @@
 """Everything that the gradient laboratory can say about one policy, as plain numbers: what `valex diagnose gradients` stores.
 
+    about           what the numbers are about; `chosen` is the horizon recommended, or the middle one of `horizons` where none is
     variance        by horizon and mode, split into starts and noise, with signal, tails and the released meter
     bias            by horizon and mode, what is left of it with one component swapped, all sixteen cells at the horizon chosen
     direction       cosine with the gradient of the return
@@ -9,6 +10,10 @@
     agreement       pathwise and likelihood-ratio gradients: one mean? which has the smaller variance?
     landscape       the value around the policy, along two random directions
     numerics        float32 against float64, differences, what is not finite
+
+Whatever goes by horizon is a list in the order of `horizons`: quantities[quantity][mode][value, low, high],
+blame[component][value, low, high], tails[mode][statistic], agreement[statistic], meter[name], return.cosine[mode][value, low,
+high]. No key is a horizon. JSON holds null for what is not finite.
 
 What needs a simulator that can be set to an observation is left out where there is none, and the result says so.
 """
@@ -60,7 +65,7 @@ def gradient_diagnosis(
         "names": list(found[chosen].names),
         "quantities": {q: by_name(found, partial(lab.interval, quantity=q)) for q in lab.QUANTITIES},
         "tails": tails(found),
-        "blame": {h: lab.blame(at) for h, at in found.items()},
+        "blame": columns([lab.blame(at) for at in found.values()], over_horizons),
         "recommendation": recommendation(best),
     }
     longest = max(*study.horizons, 1)
@@ -124,6 +129,11 @@ def by_name(found: dict[int, AtHorizon], measure: Callable) -> dict[str, dict[st
     return {name: over_horizons(intervals) for name, intervals in rows.items()}
 
 
+def columns(rows: list[dict[str, Any]], join: Callable = list) -> dict[str, Any]:
+    """Return one dict per horizon as one dict of columns over horizons, each put together by `join`."""
+    return {name: join([row[name] for row in rows]) for name in rows[0]}
+
+
 def over_horizons(intervals: list[Interval]) -> dict[str, np.ndarray]:
     """Return intervals as three arrays."""
     return {part: np.array([getattr(i, part) for i in intervals], float) for part in ("value", "low", "high")}
@@ -160,9 +170,9 @@ def meter(subject: GradientSubject, found: dict[int, AtHorizon], key: Array) -> 
     return result
 
 
-def agreements(found: dict[int, AtHorizon]) -> dict[int, dict[str, float]]:
-    """Return whether the pathwise and the likelihood-ratio gradient have one mean, by horizon."""
-    return {h: agreement(at.sums, *map(at.names.index, ("dp", "lr"))) for h, at in found.items()}
+def agreements(found: dict[int, AtHorizon]) -> dict[str, list[float]]:
+    """Return whether the pathwise and the likelihood-ratio gradient have one mean, each number over horizons."""
+    return columns([agreement(at.sums, *map(at.names.index, ("dp", "lr"))) for at in found.values()])
 
 
 def all_cells(subject: GradientSubject, study: GradientStudy, key: Array, horizon: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 For every horizon h and every way to take the gradient (`estimators/per_sample.py`), from the same starts and the same noises:
 
     trace, within, between, signal, SNR_N, tails    `moments.py`
+    between_share                                   between / trace, may be below 0 as `between` may
     bias                                            against the h-step gradient without error, its parts by `swap.py`
     relative MSE(h) = (bias^2 + trace / N) / |g_h|^2,   g_h the h-step gradient without error
     cosine with the gradient of the return g*, of the mean and, expected, of a batch of N
@@ -29,7 +30,8 @@ from valex.estimators.per_sample import TRACED, Mixing, per_sample_grads
 from valex.statistics import Interval, jackknife
 from valex.types import Array, Transition
 
-QUANTITIES = ("trace", "within", "between", "signal", "snr", "bias_square", "relative_bias", "relative_mse", "cosine")
+QUANTITIES = ("trace", "within", "between", "between_share", "signal", "snr")
+QUANTITIES += ("bias_square", "relative_bias", "relative_mse", "cosine")
 TRUE = "truth"  # name of the h-step gradient without error
 SINGLE = tuple(f"true {name}" for name in COMPONENTS)
 SWAPPED = (
@@ -90,7 +92,8 @@ def quantities(found: Found, truth: int | None, batch: int) -> np.ndarray:
     """Return the QUANTITIES of K estimators, [Q, K]; NaN where they need a truth and there is none."""
     signal = np.diagonal(found.dots)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rows = [found.trace, found.within, found.between, signal, batch * signal / found.trace]
+        share = found.between / found.trace
+        rows = [found.trace, found.within, found.between, share, signal, batch * signal / found.trace]
         if truth is None:
             return np.stack([*rows, *[np.full_like(signal, np.nan)] * 4])
         bias, scale = found.bias_square[:, truth], np.where(signal[truth] > 0.0, signal[truth], np.nan)

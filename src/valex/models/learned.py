@@ -53,9 +53,12 @@ def draw_slots(key: Array, params: Ensemble, rows: int) -> Array:
 def propagate(say: Callable, params: Ensemble, x: tuple[Array, Array], slot: Array) -> PyTree:
     """Evaluate ONE elite for each row of x = what the nets read, each [B, d]; the prediction has leaves [B, ...].
 
-    Rows are laid into equal shares, each of which is one batch of its elite: B rows are evaluated and not N * B.
+    Rows are laid into equal shares, each of which is one batch of its elite: B rows are evaluated and not N * B. A single elite
+    gets them as they are, so that nobody draws slots, which takes two sorts a step.
     """
     (obs, action), elites = x, params.elites.shape[0]
+    if elites == 1:
+        return jax.tree.map(lambda y: y[0], say(elite_members(params), x))
     share = -(-obs.shape[0] // elites)
 
     def lay(rows: Array) -> Array:

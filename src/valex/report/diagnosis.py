@@ -53,6 +53,27 @@ def cells_table(d: dict[str, Any]) -> str:
     return page.table(head, body)
 
 
+DERIVATIVES = {
+    "model_by_state": "model, rms |ds'/ds - that of the simulator|",
+    "model_by_action": "model, rms |ds'/da - that of the simulator|",
+    "critic_by_state": "critic, rms |dQ/ds - that of the return|",
+    "critic_by_action": "critic, rms |dQ/da - that of the return|",
+    "eps_f": "eps_f, the two of the model together",
+    "eps_v": "eps_v, the two of the critic together",
+    "prediction": "for comparison: rms error of a step that the model takes",
+    "scale": "h'* = eps_v / ((1 - gamma) (eps_f + eps_v)), steps",
+}
+
+
+def derivative_table(d: dict[str, Any]) -> str:
+    """Return the errors of derivatives, each with its interval."""
+    rows = (
+        f"<tr><td>{page.text(title)}</td><td class=num>{page.text(said(d['derivatives'][name]))}</td></tr>\n"
+        for name, title in DERIVATIVES.items()
+    )
+    return page.table([("Error", False), ("Value", True)], "".join(rows))
+
+
 def missing(d: dict[str, Any]) -> list[str]:
     """Return what could not be measured, and why."""
     lines = []
@@ -65,7 +86,7 @@ def missing(d: dict[str, Any]) -> list[str]:
     return lines
 
 
-def write_diagnosis(d: dict[str, Any], out: Path) -> Path:
+def write_diagnosis(d: dict[str, Any], out: Path | str) -> Path:
     """Write index.html, gradients.json and a PNG and a CSV per figure into `out`; return the path of the page.
 
     Each file is replaced at once, the page last. Raises OSError if the folder cannot be written.
@@ -73,8 +94,7 @@ def write_diagnosis(d: dict[str, Any], out: Path) -> Path:
     shown, left_out = plates(d)
     drawn = {name: (title, caption, draw(title, plate), plate) for name, (title, caption, plate) in shown.items()}
     figures = [page.figure(name, title, caption, picture) for name, (title, caption, picture, _) in drawn.items()]
-    about = {k: v for k, v in d["about"].items() if k != "scale"}
-    facts = [(str(k), str(v)) for k, v in about.items()]
+    facts = [(str(k), str(v)) for k, v in d["about"].items()]
     sections = {
         "": page.facts(facts),
         "figures": page.section("figures", "Figures", "\n".join(figures)),
@@ -83,9 +103,12 @@ def write_diagnosis(d: dict[str, Any], out: Path) -> Path:
     if "cells" in d:
         said_of = f"Every combination at h = {d['about']['chosen']}: which of its parts were the simulator's."
         sections["swap-table"] = page.section("swap-table", "Oracle swap table", f"<p>{said_of}</p>{cells_table(d)}")
+    if "derivatives" in d:
+        sections["derivatives"] = page.section("derivatives", "Errors of derivatives", derivative_table(d))
     sections["left-out"] = page.section("left-out", "Left out", page.bullets(left_out + missing(d), "Nothing."))
     found = sentences(d)
     document = page.document("Why is this policy gradient as it is?", d["about"].get("name", ""), found, sections)
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "gradients.json", d)
     for name, (_, _, picture, plate) in drawn.items():

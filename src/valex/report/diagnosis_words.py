@@ -48,12 +48,11 @@ def sentences(d: dict[str, Any]) -> list[str]:
     about, mode = d["about"], d["about"]["mode"]
     k = d["horizons"].index(about["chosen"])
     lines = [horizon_sentence(d)]
-    trace = {q: at(d["quantities"][q][mode], k) for q in ("trace", "within", "between", "snr")}
+    trace = {q: at(d["quantities"][q][mode], k) for q in ("trace", "between_share", "snr")}
     if trace["trace"]["value"]:
-        share = trace["between"]["value"] / trace["trace"]["value"] if trace["between"]["value"] is not None else np.nan
         lines.append(
             f"Variance at h = {about['chosen']}: the trace of the covariance of one {mode_name(mode)} gradient is "
-            f"{said(trace['trace'])}; {100 * min(max(share, 0), 1):.0f} % of it lies between start states, the rest is noise. "
+            f"{said(trace['trace'])}; {share_words(trace['between_share'])}. "
             f"A batch of {about['batch']} has a signal-to-noise ratio of {said(trace['snr'])}."
         )
     if about["truth"]:
@@ -68,16 +67,29 @@ def sentences(d: dict[str, Any]) -> list[str]:
     return [line for line in lines if line]
 
 
+def share_words(found: dict[str, float]) -> str:
+    """Return which share of the variance lies between start states: an estimate without bias, so it may be below 0."""
+    if any(x is None for x in found.values()):
+        return "which share of it lies between start states is not known"
+    value, low, high = (round(100 * found[part]) for part in ("value", "low", "high"))
+    words = f"{value} % [{low}, {high}] of it lies between start states, the rest is noise"
+    return words if found["low"] > 0.0 else f"{words}: that share cannot be told from 0"
+
+
 def horizon_sentence(d: dict[str, Any]) -> str:
     """Return which horizon to use, and how sure that is."""
     best, about = d["recommendation"], d["about"]
     if best is None:
-        return (
-            "No horizon is recommended: without a differentiable simulator that can be set to an observation the bias is not "
+        why = (
+            "without a differentiable simulator that can be set to an observation the bias is not "
             "known, and variance alone would always say h = 0."
             if not about["truth"]
-            else "No horizon is recommended: these samples do not tell the gradient without error from zero, as where training "
+            else "these samples do not tell the gradient without error from zero, as where training "
             "has converged; relative errors mean little then. More starts may help."
+        )
+        return (
+            f"No horizon is recommended: {why} What is said below of h = {about['chosen']}, the "
+            "middle one of those measured, is an example and no advice to use it."
         )
     others = [str(h) for h in best["indistinct"] if h != best["horizon"]]
     unsure = f" These samples cannot tell it from h = {', '.join(others)}." if others else ""
@@ -93,7 +105,7 @@ def horizon_sentence(d: dict[str, Any]) -> str:
 def bias_sentence(d: dict[str, Any], k: int) -> str:
     """Return which component the bias comes from."""
     mode, h = d["about"]["mode"], d["horizons"][k]
-    blame = {name: found for name, found in d["blame"][str(h)].items() if found["value"] is not None}
+    blame = {name: at(found, k) for name, found in d["blame"].items() if found["value"][k] is not None}
     bias = said(at(d["quantities"]["relative_bias"][mode], k))
     text = f"Bias at h = {h}: its square is {bias} of the squared gradient without error."
     sure = {name: found for name, found in blame.items() if found["low"] is not None and found["low"] > 0}
@@ -151,7 +163,7 @@ def predicted_growth(rate: float, gamma: float) -> tuple[float, float]:
 
 def agreement_sentence(d: dict[str, Any], k: int) -> str:
     """Return whether the pathwise and the likelihood-ratio gradient have one mean."""
-    found = d["agreement"][str(d["horizons"][k])]
+    found = {name: values[k] for name, values in d["agreement"].items()}
     if found["p_value"] is None:
         return ""
     apart = found["p_value"] < 0.05

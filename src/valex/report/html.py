@@ -1,7 +1,7 @@
 """The report: read the stored runs, draw, judge, and write one self-contained page beside its PNG and CSV files."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from valex.config import run_id
 from valex.report import page
 from valex.report.figures import Picture, as_csv, draw, plate_rows
 from valex.store import StoredRun, read_json, read_runs, write_bytes
-from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Plate, Study, Verdict, with_learners
+from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Figure, Plate, Study, Verdict, with_learners
 from valex.studies.cells import Grid, make_grid
 from valex.studies.judge import judge
 from valex.studies.naming import arm_name
@@ -42,10 +42,11 @@ def study_of(root: Path, runs: Sequence[StoredRun] = ()) -> Study:
     Without either it is the horizon study, which can read any runs.
     """
     name = root.resolve().name
-    named = [study for study in STUDIES if f"{name}-".startswith(f"{study}-")]
+    trained = [study for study in STUDIES if isinstance(load(STUDIES, study), Study)]
+    named = [study for study in trained if f"{name}-".startswith(f"{study}-")]
     if named:
         return load(STUDIES, max(named, key=len))
-    declared = {study: most_declared(load(STUDIES, study), runs)[1] for study in STUDIES if runs}
+    declared = {study: most_declared(load(STUDIES, study), runs)[1] for study in trained if runs}
     return load(STUDIES, max(declared, key=lambda study: declared[study], default="horizon"))
 
 
@@ -76,10 +77,10 @@ def preset_of(study: Study, runs: Sequence[StoredRun]) -> tuple[str, int]:
     return (name, lacking) if here else ("", 0)
 
 
-def draw_figures(study: Study, grid: Grid) -> tuple[list[Drawn], list[str]]:
+def draw_figures(figures: Iterable[Figure], grid: Any) -> tuple[list[Drawn], list[str]]:
     """Return the figures that have data, and why the rest is left out."""
     drawn, left_out = [], []
-    for figure in study.figures:
+    for figure in figures:
         plate = figure.plate(grid)
         left_out += plate.left_out
         if plate.panels:
@@ -97,10 +98,15 @@ def facts(study: Study, runs: list[StoredRun]) -> list[tuple[str, str]]:
     )
     lacking = f"; {missing} more of the preset not started" if missing else ""
     found.append(("runs", f"{len(runs)} ({counts}){lacking}"))
+    return found + provenance(run.path for run in runs)
+
+
+def provenance(folders: Iterable[Path]) -> list[tuple[str, str]]:
+    """Return what meta.json says in several folders of command, versions, device, threads and commit."""
     seen: dict[str, list[str]] = {}
-    for run in runs:
-        meta = read_json(run.path / "meta.json")
-        for key, value in meta.items():
+    found = []
+    for folder in folders:
+        for key, value in read_json(folder / "meta.json").items():
             text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
             seen.setdefault(key, []).append(text)
     for key in ("command", "versions", "device", "threads", "commit"):
@@ -129,7 +135,7 @@ def result_dicts(rows: list[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def claim_dicts(study: Study, verdicts: list[Verdict]) -> list[dict[str, Any]]:
+def claim_dicts(study: Any, verdicts: list[Verdict]) -> list[dict[str, Any]]:
     """Return the verdicts as rows of claims.csv."""
     texts = {claim.id: claim for claim in study.claims}
     return [
@@ -188,29 +194,49 @@ class Rendered(NamedTuple):
     text: str  # the results table for a terminal
 
 
-def render(study: Study, runs: list[StoredRun], root: Path) -> Rendered:
-    """Return the page, the files beside it, and the results as text."""
+class Contents(NamedTuple):
+    """What a report shows, whatever kind of study it is about."""
+
+    study: Any  # Study or OfflineStudy
+    facts: list[tuple[str, str]]
+    table: Results
+    verdicts: list[Verdict]
+    drawn: list[Drawn]
+    runs: str  # as a part of the page
+    left_out: list[str]
+
+
+def contents(study: Study, runs: list[StoredRun]) -> Contents:
+    """Return what is shown of a study of training runs."""
     grid = make_grid(runs)
-    table = results_of(study, grid)
     verdicts = [verdict for claim in study.claims for verdict in judge(claim, grid)]
-    drawn, left_out = draw_figures(study, grid)
-    files = {"results.csv": as_csv(table.records), "claims.csv": as_csv(claim_dicts(study, verdicts))}
-    for figure in drawn:
+    drawn, left_out = draw_figures(study.figures, grid)
+    listed = page.runs(run_rows(runs))
+    return Contents(
+        study, facts(study, runs), results_of(study, grid), verdicts, drawn, listed, grid.left_out + left_out
+    )
+
+
+def render(shown: Contents, root: Path) -> Rendered:
+    """Return the page, the files beside it, and the results as text."""
+    study, verdicts = shown.study, shown.verdicts
+    files = {"results.csv": as_csv(shown.table.records), "claims.csv": as_csv(claim_dicts(study, verdicts))}
+    for figure in shown.drawn:
         files |= {f"{figure.name}.png": figure.picture.png, f"{figure.name}.csv": as_csv(plate_rows(figure.plate))}
-    figures = [page.figure(f.name, f.title, f.caption, f.picture) for f in drawn]
+    figures = [page.figure(f.name, f.title, f.caption, f.picture) for f in shown.drawn]
     sections = {
-        "": page.facts(facts(study, runs)),
-        "results": page.section("results", "Results", table.page),
+        "": page.facts(shown.facts),
+        "results": page.section("results", "Results", shown.table.page),
         "claims": page.section("claims", "Claims", page.claims(study, verdicts)),
         "figures": page.section("figures", "Figures", "\n".join(figures) or "<p>No figure has data yet.</p>"),
-        "runs": page.section("runs", "Runs", page.runs(run_rows(runs))),
-        "left-out": page.section("left-out", "Left out", page.bullets(grid.left_out + left_out, "Nothing.")),
+        "runs": page.section("runs", "Runs", shown.runs),
+        "left-out": page.section("left-out", "Left out", page.bullets(shown.left_out, "Nothing.")),
     }
     counts = Counter(v.verdict for v in verdicts)
     counted = ", ".join(f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED))
-    lead = [study.summary, f"Verdicts, counted per claim and environment: {counted}."]
+    lead = [study.summary, f"Verdicts, counted per claim and {study.task.lower()}: {counted}."]
     document = page.document(study.title, root.resolve().name, lead, sections)
-    return Rendered(document, files, table.text)
+    return Rendered(document, files, shown.table.text)
 
 
 def write_report(root: Path | str, out: Path | None = None) -> Path:
@@ -221,24 +247,34 @@ def write_report(root: Path | str, out: Path | None = None) -> Path:
 def make_report(root: Path | str, out: Path | None = None) -> tuple[str, Path]:
     """Write `out`/index.html (default: root/report) with a PNG and a CSV per figure, results.csv and claims.csv.
 
-    Reads the run directories directly below `root` and nothing else. Each file is replaced at once, the page last; files of
-    figures that no longer have data are removed. Returns (results table as text, path of the page).
+    Reads the run directories directly below `root`, or the trials of an offline study there, and nothing else. Each file is
+    replaced at once, the page last; files of figures that no longer have data are removed.
     Raises NoRunsError if there are no runs, OSError if the folder cannot be written.
     """
     root = Path(root)
     out = root / "report" if out is None else Path(out)
-    runs = read_runs(root)
-    if not runs:
-        raise NoRunsError(f"{root}: no runs here; make some with `valex study horizon --preset smoke --out {root}`")
-    study = study_of(root, runs)
-    rendered = render(study, runs, root)
+    if (root / "study.json").is_file():
+        from valex.report.offline import render_offline  # here: it imports jax
+
+        rendered, names = render_offline(root)
+    else:
+        runs = read_runs(root)
+        if not runs:
+            raise NoRunsError(f"{root}: no runs here; make some with `valex study horizon --preset smoke --out {root}`")
+        study = study_of(root, runs)
+        rendered, names = render(contents(study, runs), root), [figure.name for figure in study.figures]
+    return rendered.text, write(rendered, names, out)
+
+
+def write(rendered: Rendered, figures: list[str], out: Path) -> Path:
+    """Write a report; return its page. Of `figures` those that are not in it are removed."""
     out.mkdir(parents=True, exist_ok=True)
     for name, content in rendered.files.items():
         write_bytes(out / name, content)
-    for figure in study.figures:
+    for figure in figures:
         for suffix in (".png", ".csv"):
-            if figure.name + suffix not in rendered.files:
-                (out / (figure.name + suffix)).unlink(missing_ok=True)
+            if figure + suffix not in rendered.files:
+                (out / (figure + suffix)).unlink(missing_ok=True)
     index = out / "index.html"
     write_bytes(index, rendered.page.encode())
-    return rendered.text, index
+    return index

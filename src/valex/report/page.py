@@ -5,9 +5,10 @@ import html
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from valex.report.figures import Picture
-from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Study, Table, Verdict
+from valex.studies.base import NOT_SUPPORTED, POOLED_TOO, SUPPORTED, UNDECIDED, Table, Verdict
 from valex.studies.judge import CONFIDENCE, MIN_SEEDS, region_text
 from valex.studies.results import Row, interval_text, number, seeds_text
 
@@ -162,10 +163,12 @@ def verdict_row(v: Verdict) -> str:
     return f"<tr><td>{text(v.env)}</td><td>{chip(v.verdict)}</td>{numbers}{words}</tr>\n"
 
 
-def claims(study: Study, verdicts: list[Verdict]) -> str:
-    """Return the claims table: a heading per claim, under it one row per environment and one pooled."""
+def claims(study: Any, verdicts: list[Verdict]) -> str:
+    """Return the claims table of a study of any kind: a heading per claim, under it one row per task and one pooled."""
     by_id = {claim.id: claim for claim in study.claims}
-    head = [("Environment", False), ("Verdict", False), ("IQM", True), ("Interval", True), ("Seeds", True)]
+    own = any(claim.scope != POOLED_TOO for claim in study.claims)  # not every value is an IQM over seeds
+    head = [(study.task, False), ("Verdict", False), ("Value" if own else "IQM", True), ("Interval", True)]
+    head += [("n" if own else "Seeds", True)]
     head += [("Quantity that decides", False), ("Why", False)]
     body = ""
     for name, group in itertools.groupby(verdicts, key=lambda v: v.claim):
@@ -182,8 +185,13 @@ def claims(study: Study, verdicts: list[Verdict]) -> str:
         "on returns stands only if it is the same with them counted at the lowest return seen. Pooled means over "
         "environments, each a stratum of the bootstrap. Also in claims.csv."
     )
-    sources = "Sources: [P] abstract or introduction, [S] published summary, [T] third parties, [R] its code, [D] ours."
-    remarks = "\n".join(f'<p class="note">{text(line)}</p>' for line in (*study.remarks, sources))
+    if own:
+        rule += (
+            " A value is the IQM over n seeds unless its claim says what it is; then n counts what the interval resamples, or "
+            "the settings that are counted."
+        )
+    lines = (*study.remarks, f"Sources: {study.sources}.")
+    remarks = "\n".join(f'<p class="note">{text(line)}</p>' for line in lines)
     return f'<p class="note">{text(rule)}</p>\n{table(head, body)}\n{remarks}'
 
 
@@ -200,9 +208,9 @@ def figure(name: str, title: str, caption: str, picture: Picture) -> str:
     )
 
 
-def runs(rows: list[tuple[str, str, str, str]]) -> str:
-    """Return the runs, (name, state, steps reached, message): those that did not finish first, the others folded."""
-    head = [("Run", False), ("State", False), ("Environment steps", True), ("Message", False)]
+def runs(rows: list[tuple[str, str, str, str]], reached: str = "Environment steps") -> str:
+    """Return the runs, (name, state, how far it came, message): those that did not finish first, the others folded."""
+    head = [("Run", False), ("State", False), (reached, True), ("Message", False)]
 
     def body(part: list[tuple[str, str, str, str]]) -> str:
         return "".join(

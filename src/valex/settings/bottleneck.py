@@ -1,9 +1,12 @@
-"""What a data-scaling matrix is made of: which value, read off how, on how much data of each. Imports no jax."""
+"""What a data-scaling matrix is made of, which value, read off how, on how much data of each; and what goes on online.
+
+Imports no jax.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from valex.settings.offline import ExtractionKind, TestTimeKind, ValueKind
+from valex.settings.offline import ExtractionKind, Mixing, PerturbationConfig, TestTimeKind, ValueKind
 
 Encoding = Literal["none", "standard", "steps"]
 
@@ -34,6 +37,42 @@ class Cell:
     """Share of the trajectories that nothing is trained on, in (0, 1)."""
     encoding: Encoding = "standard"
     """What nets see of an observation, by `offline/encoding.py`: none, standard (units of deviation) or steps."""
+    perturbation: PerturbationConfig | None = None
+    """Error put on the value that is climbed at test time; None, as one of size 0: the value as it was learned."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """One policy of one task of one goal, followed along its training on data and on from there online."""
+
+    data: str
+    """sha256 of the dataset."""
+    env: str
+    """The environment that it acts and is tried in, as JSON text of a card's entry."""
+    value: ValueKind
+    """The value: learned whole from the data first, then on at every online update."""
+    policy: ExtractionKind
+    """How the policy is read off it; `steps` are those of the offline part. It acts by its own spread when it collects."""
+    seed: int
+    """Of the order of the trajectories, of training and of what is collected."""
+    offline_checks: int = 5
+    """Checks along the policy's offline updates, evenly spread, one more before the first update (>= 1)."""
+    online_steps: int = 10_000
+    """Environment steps behind that (>= 0)."""
+    check_every: int = 1_000
+    """Environment steps between two checks; at a check every environment begins a new episode (>= 1)."""
+    updates_per_step: int = 1
+    """Updates of value and policy for each environment step (>= 0)."""
+    num_envs: int = 1
+    """Environments that collect side by side; their updates follow one vector step in a row (>= 1)."""
+    mixing: Mixing = "uniform"
+    """Rows of an online update: uniform over data and what was collected, or half of the batch from either."""
+    episodes: int = 20
+    """Episodes of a check, the same at every check (>= 1)."""
+    val_share: float = 0.1
+    """Share of the trajectories that nothing is trained on, in (0, 1)."""
+    encoding: Encoding = "standard"
+    """What nets see of an observation, as in a cell."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Maze = Literal["medium", "large"]
+Maze = Literal["medium", "large", "giant"]
 Visits = Literal["navigate", "stitch", "explore", "path"]
 Quality = Literal["random", "medium", "medium-replay", "expert", "medium-expert", "noise", "all"]
 Explorer = Literal["ddpg", "sac"]
@@ -24,11 +24,45 @@ class PointMazeSettings:
     episodes: int = 1_000
     """Trajectories before any cut (>= 1)."""
     steps: int = 0
-    """Transitions of each (>= 0); 0: as OGBench, 1000 for navigate and path, 200 for stitch, 500 for explore."""
+    """Transitions of each (>= 0); 0: 1000 for navigate and path, 2000 in the giant maze, 200 for stitch, 500 for explore."""
     task: int = 0
     """0: goal-conditioned, no rewards; 1 to 5: reward -1, or 0 and terminated at the goal of that task of OGBench."""
     seed: int = 0
     """Seed of everything that is drawn (>= 0)."""
+
+
+@dataclass(frozen=True)
+class AntMazeSettings:
+    """OGBench's ant maze, walked by an ant of our own that was trained to go where it is pointed."""
+
+    maze: Maze = "large"
+    """Which map."""
+    type: Visits = "navigate"
+    """navigate: goal after goal; path: one goal; stitch: one goal 4 cells away; explore: a new direction every 10 steps."""
+    sigma: float | None = None
+    """Standard deviation of the Gaussian noise on the ant's mean action, then clipped (>= 0); None: 0.2, explore 1."""
+    episodes: int = 1_000
+    """Trajectories before any cut (>= 1)."""
+    steps: int = 0
+    """Transitions of each (>= 0); 0: 1000 for navigate and path, 2000 in the giant maze, 200 for stitch, 500 for explore."""
+    task: int = 0
+    """0: goal-conditioned, no rewards; 1 to 5: reward -1, or 0 and terminated at the goal of that task of OGBench."""
+    seed: int = 0
+    """Seed of everything that is drawn in the maze (>= 0)."""
+    train_steps: int = 400_000
+    """Control steps until the ant is an expert (>= 1), more than the warm-up; equal training settings share one ant."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Width of each hidden layer of the ant's actor and critics (units)."""
+    lr: float = 3e-4
+    """Adam step size of actor, critics and temperature (> 0)."""
+    batch_size: int = 256
+    """Transitions per update (>= 1)."""
+    warmup_steps: int = 10_000
+    """Random control steps before the first update (>= batch_size)."""
+    update_every: int = 1
+    """Control steps between updates (>= 1)."""
+    expert_seed: int = 0
+    """Seed of the ant's training (>= 0)."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +151,7 @@ class ManipulationSettings:
 
 GENERATORS: dict[str, type] = {
     "pointmaze": PointMazeSettings,
+    "antmaze": AntMazeSettings,
     "locomotion": LocomotionSettings,
     "exploration": ExplorationSettings,
     "manipulation": ManipulationSettings,

@@ -198,6 +198,18 @@ class TTTConfig:
     """Share of the batch that are states of the dataset, in [0, 1]; 0 for visited states alone."""
 
 
+@dataclass(frozen=True)
+class PerturbationConfig:
+    """A smooth error of a value, put on Q where it is climbed at test time."""
+
+    size: float = 0.0
+    """Its standard deviation over the data, in standard deviations of Q over the data (>= 0)."""
+    seed: int = 0
+    """Of the random function, in 0 .. 2^32 - 1."""
+    length: float = 1.0
+    """Its correlation length (> 0), in root mean square deviations per dimension of (s, a): small is rough."""
+
+
 ValueKind = IQLConfig | SARSAConfig | CRLConfig
 ExtractionKind = BCConfig | AWRConfig | DDPGBCConfig | SfBCConfig
 TestTimeKind = OPEXConfig | TTTConfig

@@ -9,6 +9,7 @@ import numpy as np
 from valex.settings import AGENT_CONFIGS, RunConfig
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+POOLED_TOO, EACH, TOGETHER = "each task, then pooled", "each task", "all tasks together"  # what a claim is judged over
 
 
 def over_seeds(configs: Iterable[RunConfig], seeds: Iterable[int]) -> list[RunConfig]:
@@ -109,6 +110,11 @@ class Component(NamedTuple):
     failed: int = 0  # seeds lost because a run that the quantity needs diverged
     detail: str = ""  # what is particular to this environment
     limit: str = ""  # why this quantity can support the claim but not speak against it; "" if it can
+    estimate: Callable | None = (
+        None  # (confidence) -> Interval where it is not the IQM over `values`, which then only count
+    )
+    unit: str = "seeds"  # what `values` are one of each
+    unclear: str = ""  # why it cannot decide whatever its interval is; "" if it can
 
 
 class Claim(NamedTuple):
@@ -122,6 +128,7 @@ class Claim(NamedTuple):
     measure: Callable  # (Grid, env) -> list[Component], or a line of text why there is nothing to measure
     envs: tuple[str, ...] = ()  # environments that the claim is about; () for all
     agents: tuple[str, ...] = ()  # learners that the claim is about; () for all
+    scope: str = POOLED_TOO  # POOLED_TOO | EACH | TOGETHER: one measurement over everything
 
 
 class Verdict(NamedTuple):
@@ -130,10 +137,10 @@ class Verdict(NamedTuple):
     claim: str
     env: str  # "pooled" over environments
     statistic: str  # the component that decided
-    value: float  # IQM over seeds
+    value: float  # IQM over seeds, or what its claim measures
     low: float
     high: float
-    n: int  # finished seeds (paired)
+    n: int  # finished seeds (paired), or the unit of its component
     failed: int  # seeds lost because a run diverged
     verdict: str  # SUPPORTED | NOT_SUPPORTED | UNDECIDED
     reason: str
@@ -163,3 +170,5 @@ class Study(NamedTuple):
     table: Callable | None = None  # (Grid) -> Table; None: final return and area under the curve (results.py)
     agents: tuple[str, ...] = ()  # learners that --agents may take; () where the preset's own are the only ones
     adapt: Callable = list  # (configs of one learner) -> those that are run with it
+    task: str = "Environment"  # what claims are judged on one by one
+    sources: str = "[P] abstract or introduction, [S] published summary, [T] third parties, [R] its code, [D] ours"

@@ -9,16 +9,20 @@ that all hold together with 95 % (Bonferroni). Then
     not supported   an interval lies wholly outside it
     undecided       anything else, and always below MIN_SEEDS finished (paired) seeds
 
+Where a claim measures something else than one number per seed, its components bring an interval of their own, which is
+held against the region alike.
+
 A verdict must not depend on how diverged runs are counted: it is reached twice, without them and with their return set
 to the lowest seen in the environment, and is undecided if the two differ.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from valex.statistics import Interval, iqm, stratified_bootstrap
-from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Claim, Component, Verdict
+from valex.studies.base import EACH, NOT_SUPPORTED, SUPPORTED, TOGETHER, UNDECIDED, Claim, Component, Verdict
 from valex.studies.cells import Grid, Task, envs
 from valex.studies.naming import AGENT_NAMES
 
@@ -64,19 +68,24 @@ def outside(found: Interval, region: tuple[float, float]) -> bool:
 def decide(claim: Claim, parts: list[tuple[Component, list[np.ndarray]]], env: str) -> Verdict:
     """Apply the rule to components, each with its values per environment; failed runs are not considered here."""
     confidence = 1.0 - (1.0 - CONFIDENCE) / len(parts)
-    found = [(part, interval(strata, confidence)) for part, strata in parts]
-    against = [(part, i) for part, i in found if outside(i, claim.region)]
+    found = [
+        (part, part.estimate(confidence) if part.estimate else interval(strata, confidence)) for part, strata in parts
+    ]
+    against = [(part, i) for part, i in found if outside(i, claim.region) and not part.unclear]
     open_against = [(part, i) for part, i in against if not part.limit]
-    part, worst = min(open_against or against or found, key=lambda pair: slack(pair[1], claim.region))
+    unclear = [(part, i) for part, i in found if part.unclear]
+    part, worst = min(open_against or against or unclear or found, key=lambda pair: slack(pair[1], claim.region))
     n = min(sum(len(values) for values in strata) for _, strata in parts)
     smallest = min(len(values) for _, strata in parts for values in strata)
     where = region_text(claim.region)
     if smallest < MIN_SEEDS:
-        verdict, reason = UNDECIDED, f"{smallest} seeds finished all it compares, {MIN_SEEDS} are needed"
+        verdict, reason = UNDECIDED, f"{smallest} {part.unit} finished all it compares, {MIN_SEEDS} are needed"
     elif open_against:
         verdict, reason = NOT_SUPPORTED, f"whole interval outside; it says {where}"
     elif against:
         verdict, reason = UNDECIDED, part.limit
+    elif unclear:
+        verdict, reason = UNDECIDED, part.unclear
     elif slack(worst, claim.region) > 0:
         verdict, reason = SUPPORTED, f"{'every interval' if len(parts) > 1 else 'whole interval'} {where}"
     else:
@@ -103,11 +112,12 @@ def _combine(claim: Claim, measured: dict[str, list[Component]], label: str) -> 
         limit = next((p.limit for p in same if p.limit), "")
         detail = f"{len(measured)} environments" if label == POOLED else same[0].detail
         failed = sum(p.failed for p in same)
-        parts.append((Component(name, same[0].values, failed, detail, limit), [p.values for p in same]))
+        one = same[0]._replace(failed=failed, detail=detail, limit=limit)
+        parts.append((one, [p.values for p in same]))
     return decide(claim, parts, label)
 
 
-def _judge(claim: Claim, grid: Grid, names: list[str], label: str) -> Verdict:
+def _judge(claim: Claim, grid: Any, names: list[str], label: str) -> Verdict:
     """Return the verdict over some environments, counting failed runs as the grid says."""
     measured = {env: claim.measure(grid, env) for env in names}
     good = {env: parts for env, parts in measured.items() if not isinstance(parts, str)}
@@ -118,7 +128,7 @@ def _judge(claim: Claim, grid: Grid, names: list[str], label: str) -> Verdict:
     return _combine(claim, good, label) if good else nothing(claim, label, next(iter(measured.values())))
 
 
-def _judge_twice(claim: Claim, grid: Grid, names: list[str], label: str) -> Verdict:
+def _judge_twice(claim: Claim, grid: Any, names: list[str], label: str) -> Verdict:
     """Return the verdict, undecided if it hangs on how failed runs are counted."""
     verdict = _judge(claim, grid, names, label)
     if verdict.failed == 0 or verdict.n < MIN_SEEDS:
@@ -135,11 +145,17 @@ def about(claim: Claim, task: Task) -> bool:
     return (not claim.envs or task.env in claim.envs) and (not claim.agents or task.agent in claim.agents)
 
 
+def judge_in(claim: Claim, grid: Any, names: list[str]) -> list[Verdict]:
+    """Return the verdicts of a claim on named tasks: one each, then pooled where there are several and it may be."""
+    verdicts = [_judge_twice(claim, grid, [name], name) for name in names]
+    pools = len(names) > 1 and claim.scope not in (EACH, TOGETHER)
+    return verdicts + ([_judge_twice(claim, grid, names, POOLED)] if pools else [])
+
+
 def judge(claim: Claim, grid: Grid) -> list[Verdict]:
     """Return the verdicts of a claim: one per task it is about, then pooled where there are several."""
     names = [name for name in envs(grid) if about(claim, grid.tasks[name])]
     if not names:
         lacking = ", ".join((*claim.envs, *(AGENT_NAMES[agent] for agent in claim.agents)))
         return [nothing(claim, lacking, f"not run in this preset: {lacking}")]
-    verdicts = [_judge_twice(claim, grid, [env], env) for env in names]
-    return verdicts + ([_judge_twice(claim, grid, names, POOLED)] if len(names) > 1 else [])
+    return judge_in(claim, grid, names)

@@ -1,7 +1,7 @@
 """What keeps the gradient of actor expansion from exploding: an ablation of the horizon study (claim T6 with and without each).
 
 The learner is `rpg`, which is SAC where its policy is not normalised (bit for bit), so that spectral normalisation is one of the
-arms. Rematerialisation (`jax.checkpoint`) is always on and no arm: it changes memory, not numbers (tested;
+arms. Rematerialisation (`jax.checkpoint`) is on beyond `windows.KEPT_STEPS` and no arm: it changes memory, not numbers (tested;
 `benchmarks/actor_memory.py`).
 """
 

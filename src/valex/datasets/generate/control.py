@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from valex.datasets.base import need
+from valex.datasets.generate.host import Outcome
 from valex.fields import ConfigError
 from valex.types import EnvSpec
 
@@ -20,23 +21,22 @@ class World:
     spec: EnvSpec
     names: tuple[str, ...]  # of the entries of its observation, in their order
     steps: int = 0
-    reward: float = 0.0  # of the step before, as the task pays it
 
     def reset(self) -> np.ndarray:
         """Begin an episode; return the observation [obs_dim] float32."""
         self.steps = 0
         return self._flat(self.env.reset())
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Take a control step; return (observation, whether the clock ran out)."""
+    def step(self, action: np.ndarray) -> Outcome:
+        """Take a control step; no task here terminates."""
         self.steps += 1
         moment = self.env.step(action)
-        self.reward = float(moment.reward)
-        return self._flat(moment), bool(moment.last()) or self.steps >= self.spec.episode_length
+        clock = bool(moment.last()) or self.steps >= self.spec.episode_length
+        return Outcome(self._flat(moment), float(moment.reward), False, clock)
 
-    def physics(self) -> np.ndarray:
-        """Return positions and velocities, [n] float64."""
-        return self.env.physics.get_state()
+    def simulator(self) -> dict[str, np.ndarray]:
+        """Return positions and velocities, `physics` [n] float64."""
+        return {"physics": self.env.physics.get_state()}
 
     def _flat(self, moment: Any) -> np.ndarray:
         parts = [np.atleast_1d(np.asarray(moment.observation[name], np.float32)).ravel() for name in self.names]

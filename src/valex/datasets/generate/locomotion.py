@@ -4,12 +4,14 @@
     noise     a = clip(mu(s) + N(0, sigma^2), -1, 1),  mu the expert's mean action
 
 The other policies act as they do in training, random ones uniformly. Both reference scores are measured with the data and
-stand in the card; they are those of our own agents and environments, and no other set's scores compare with them.
+stand in the card; they are those of our own agents and environments, and no other set's scores compare with them. Medium and
+expert are kept (`expert.py`): the same training serves every kind and sigma. A training that is killed begins anew.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,10 @@ import numpy as np
 
 from valex import replay as replays
 from valex.checks import check
-from valex.config import PRESETS
-from valex.datasets.card import make_card
+from valex.config import PRESETS, to_dict
+from valex.datasets.card import Card, make_card
 from valex.datasets.generate.collect import Ask, Made, from_replay, make_walk, origin, whole_episodes
+from valex.datasets.generate.expert import EXPERT, Kept, Recipe, acting, acting_state, built_for, obtain
 from valex.datasets.generate.run import described
 from valex.envs.base import make_env
 from valex.fields import ConfigError
@@ -31,6 +34,7 @@ from valex.train import make_program, total_iterations, uniform_actions, warmup_
 from valex.types import ActionSample, Agent, Array, Env, PyTree
 
 MEDIUM = 1 / 3  # of the way from the random to the expert's return
+MEDIUM_AGENT = "medium"  # as EXPERT, the name of an agent that is kept
 ALONE = ("random", "medium", "medium-replay", "expert", "medium-expert", "noise")
 
 
@@ -115,50 +119,87 @@ def joined(first: Dataset, second: Dataset) -> Dataset:
     return Dataset(**parts, offsets=offsets, extras={})
 
 
-def generate(settings: LocomotionSettings) -> Made:
-    """Make one dataset, or with type `all` every kind. Raises ConfigError for a preset or environment that cannot be had."""
+def make_recipe(settings: LocomotionSettings, config: RunConfig, env: Env, learn: Callable) -> Recipe:
+    """Return how the agents of the settings are made; `learn` () -> Kept."""
+    made_of = {"kind": "locomotion", **built_for(config.agent, env.spec), "run": to_dict(config)}
+    made_of |= {"reference_episodes": settings.reference_episodes}
+    return Recipe(made_of, lambda folder: learn())
+
+
+def kept(trained: Trained, reference: tuple[float, float]) -> Kept:
+    """Return what stays of a training: the medium and the expert agent, as far as they act, and what they reach."""
+    arrays = acting(trained.medium, MEDIUM_AGENT) | acting(trained.expert, EXPERT)
+    about = {"random_return": reference[0], "expert_return": reference[1]}
+    return Kept(arrays, about | {"medium_steps": trained.medium_steps, "curve": list(trained.curve)})
+
+
+def generate(settings: LocomotionSettings, experts: Path | None = None) -> Made:
+    """Make one dataset, or with type `all` every kind. The agents are kept below `experts`, if that is given.
+
+    Agents that are there already are not trained again, except where all that training had seen is wanted, too.
+    Raises ConfigError for a preset or environment that cannot be had.
+    """
     config = run_config(settings)
     if make_env(config.env).spec.num_actions:
         raise ConfigError(f"env: the actions of {settings.env} are discrete; choose one with continuous actions")
     env, agent = make_program(config).parts.env, make_program(config).parts.agent
     walks = make_walks(env, agent)
     ask = Ask(settings.reference_episodes * env.spec.episode_length, settings.reference_episodes, settings.seed)
-    random_return = float(trajectory_returns(whole_episodes(env, walks.random, (), ask)).mean())
-    trained = train(config, random_return)
-    best = whole_episodes(env, walks.noisy, (trained.expert, 0.0), ask)
-    reference = random_return, float(trajectory_returns(best).mean())
+
+    def learn() -> tuple[Kept, replays.Replay]:
+        random_return = float(trajectory_returns(whole_episodes(env, walks.random, (), ask)).mean())
+        trained = train(config, random_return)
+        best = whole_episodes(env, walks.noisy, (trained.expert, 0.0), ask)
+        return kept(trained, (random_return, float(trajectory_returns(best).mean()))), trained.replay
+
     kinds = ALONE if settings.type == "all" else (settings.type,)
-    return [_one(replace(settings, type=kind), env, walks, trained, reference) for kind in kinds]
+    now = learn() if "medium-replay" in kinds else None
+    recipe = make_recipe(settings, config, env, lambda: (now or learn())[0])
+    agents = obtain(experts, recipe)
+    states = {who: acting_state(agent, agents, who) for who in (MEDIUM_AGENT, EXPERT)}
+    source = Source(recipe.name, agents.about, states, now and now[1])
+    return [_one(replace(settings, type=kind), env, walks, source) for kind in kinds]
 
 
-def collected(settings: LocomotionSettings, env: Env, walks: Walks, trained: Trained) -> tuple[Dataset, str]:
+class Source(NamedTuple):
+    """What data are collected with."""
+
+    expert: str  # name
+    about: dict[str, Any]  # what the agents reach
+    states: dict[str, PyTree]  # of the agents, by their names
+    replay: Any  # of the whole training; None where it was not asked for
+
+
+def collected(settings: LocomotionSettings, env: Env, walks: Walks, source: Source) -> tuple[Dataset, str]:
     """Return the data of one kind, and in words how they came about."""
     kind, ask = settings.type, Ask(settings.transitions, settings.collect_envs, settings.seed + 1)
     if kind == "random":
         return whole_episodes(env, walks.random, (), ask), "uniformly random actions"
     if kind == "medium-replay":
-        data = from_replay(trained.replay, trained.medium_steps)
+        data = from_replay(source.replay, source.about["medium_steps"])
         size = min(settings.transitions, len(data.obs))
-        return prefix(data, size), f"what training had seen after {trained.medium_steps} steps"
+        return prefix(data, size), f"what training had seen after {source.about['medium_steps']} steps"
     if kind == "noise":
-        data = whole_episodes(env, walks.noisy, (trained.expert, settings.sigma), ask)
+        data = whole_episodes(env, walks.noisy, (source.states[EXPERT], settings.sigma), ask)
         return data, f"the expert's mean action plus N(0, {settings.sigma:g}^2), clipped"
     if kind == "medium-expert":
         half = ask._replace(transitions=-(-ask.transitions // 2))
-        parts = [whole_episodes(env, walks.sampled, state, half) for state in (trained.medium, trained.expert)]
+        parts = [whole_episodes(env, walks.sampled, source.states[who], half) for who in (MEDIUM_AGENT, EXPERT)]
         return joined(*parts), "half medium, half expert, in this order"
-    data = whole_episodes(env, walks.sampled, getattr(trained, kind), ask)
+    data = whole_episodes(env, walks.sampled, source.states[kind], ask)
     return data, f"the {kind} agent of {settings.preset}, acting as in training"
 
 
-def _one(settings: LocomotionSettings, env: Env, walks: Walks, trained: Trained, reference: tuple[float, float]):
+def _one(settings: LocomotionSettings, env: Env, walks: Walks, source: Source) -> tuple[Dataset, Card]:
     """Return one kind of dataset and its card."""
-    data, how = collected(settings, env, walks, trained)
-    notes = [f"returns of the evaluations in training: {[round(score, 1) for score in trained.curve]}"]
+    data, how = collected(settings, env, walks, source)
+    about = source.about
+    reference = about["random_return"], about["expert_return"]
+    notes = [f"returns of the evaluations in training: {[round(score, 1) for score in about['curve']]}"]
     if reference[1] <= reference[0]:
         notes.append("the agent has not learned: the expert is no better than random, the set is of little use")
     name = f"{settings.env}-{settings.type}" + (f"-{settings.sigma:g}" if settings.type == "noise" else "")
     built = {"episode_length": env.spec.episode_length, "backend": env.spec.backend}
-    made = described(settings, "locomotion") | {"medium_steps": trained.medium_steps}
-    source = origin({"id": settings.env, "kwargs": built}, made, settings.seed, notes)
-    return data, make_card(data, name, how, reference, origin=source)
+    made = described(settings, "locomotion") | {"medium_steps": about["medium_steps"], EXPERT: source.expert}
+    origins = origin({"id": settings.env, "kwargs": built}, made, settings.seed, notes)
+    return data, make_card(data, name, how, reference, origin=origins)

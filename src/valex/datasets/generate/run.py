@@ -6,14 +6,19 @@ from typing import Any
 
 from valex.checks_offline import check_generator
 from valex.datasets.files import write
+from valex.datasets.generate.expert import EXPERT, EXPERTS, put_beside
 from valex.fields import ConfigError
 from valex.tables import FORMATS, GENERATORS, load
+
+# Kinds that train an expert: their generate(settings, experts) keeps it in that folder.
+TRAINED = ("antmaze", "locomotion")
 
 
 def generate(kind: str, settings: Any, out: Path | str | None = None, format: str = "native") -> list[Path]:
     """Make and write; return where the datasets lie: `out`, or `out`/<name>-v0 where the settings stand for several.
 
-    Without `out` it is runs/datasets/<name>-v0. The suffix of the format is added where it is missing.
+    Without `out` it is runs/datasets/<name>-v0. The suffix of the format is added where it is missing. Experts lie in the
+    folder `experts` beside the datasets, and once more in every dataset of our own format (`expert.py`).
     Raises ConfigError before anything is computed where the settings or the format cannot be.
     """
     if kind not in GENERATORS:
@@ -22,13 +27,19 @@ def generate(kind: str, settings: Any, out: Path | str | None = None, format: st
         raise ConfigError(f"format: {format!r} is not known; choose one of {', '.join(FORMATS)}")
     check_generator(kind, settings)
     suffix = load(FORMATS, format).suffix
-    sets = load(GENERATORS, kind)(settings)
     folder = Path("runs/datasets") if out is None else Path(out)
-    named = out is None or len(sets) > 1
-    places = [folder / f"{card.name.replace('.', '_')}-v0" if named else folder for _, card in sets]
-    return [
-        write(_suffixed(place, suffix), data, card, format) for place, (data, card) in zip(places, sets, strict=True)
-    ]
+    several = getattr(settings, "type", None) == "all"
+    named = out is None or several
+    experts = (folder if named else folder.parent) / EXPERTS
+    make = load(GENERATORS, kind)
+    sets = make(settings, experts) if kind in TRAINED else make(settings)
+    places = []
+    for data, card in sets:
+        place = _suffixed(folder / f"{card.name.replace('.', '_')}-v0" if named else folder, suffix)
+        places.append(write(place, data, card, format))
+        if kind in TRAINED and format == "native":
+            put_beside(place, experts / card.generator[EXPERT])
+    return places
 
 
 def _suffixed(place: Path, suffix: str) -> Path:
