@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from valex.bottleneck.numbers import measure
 from valex.bottleneck.plan import Plan, cells_of, make_plan
 from valex.datasets import files
@@ -52,7 +54,8 @@ def left(plan: Plan, root: Path) -> int:
 def train(plan: Plan, root: Path, cores: list[list[int]], progress: Callable[[dict], None]) -> Summary:
     """Train and try every cell that has no trial, in one worker for each entry of `cores`, in this process for []."""
     chunk = min(LARGEST_CHUNK, max(1, -(-plan.config.steps // CHUNKS)))
-    todo, summary = jobs(root, plan.path, cells_of(plan), chunk=chunk), Summary()
+    beside = jax.default_backend() != "cpu"
+    todo, summary = jobs(root, plan.path, cells_of(plan), beside, chunk), Summary()
     with Stop() as stop:
         if cores and todo:
             Pool(todo, progress, stop, summary).run(cores[: len(todo)])
