@@ -262,7 +262,7 @@ def test_what_is_known_of_a_dataset(pendulum):
     bench = bench_of(path, cell)
     seen = trials.prefix_of(bench.raw, cell.policy_size)
     assert known["log10_transitions"] == pytest.approx(np.log10(seen)) and seen == 60
-    assert known["spread"] == pytest.approx(1 / 3, rel=0.3)  # actions of the data are uniform: nothing predicts them
+    assert known["spread"] > 0.25  # actions of the data are uniform, with variance 1/3: nothing predicts them
     assert 0.0 < known["ess_share"] <= 1.0 and known["q_spread"] > 0.0 and 0.1 < known["coverage"] < 2.0
     obs = bench.raw.obs  # the unit of an observation does not matter
     assert facts._radius(1_000.0 * obs, 0) == pytest.approx(facts._radius(obs, 0), rel=1e-3)

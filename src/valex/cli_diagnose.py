@@ -124,7 +124,7 @@ def measure_dataset(path: Path, command: DiagnoseDatasetCommand) -> int:
         cores = device.available_cores()
         count = options.workers or (len(cores) if jax.default_backend() == "cpu" else 1)
         spread = [[cores[i % len(cores)]] for i in range(count)] if count > 1 else []
-        with Progress(f"diagnose {plan.card.name}", len(laboratory.cells_of(plan)), options.quiet) as progress:
+        with Progress(f"diagnose {plan.card.name}", laboratory.left(plan, out), options.quiet) as progress:
             summary = laboratory.train(plan, out, spread, progress)
         found = laboratory.finish(plan, bench, out, summary)
     for name, message in list(summary.messages.items()):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from valex.bottleneck.numbers import measure
 from valex.bottleneck.plan import Plan, cells_of, make_plan
 from valex.datasets import files
@@ -16,7 +18,7 @@ from valex.offline.data import Dataset
 from valex.report.dataset_diagnosis import write_dataset_diagnosis
 from valex.report.dataset_words import sentences
 from valex.settings.dataset_diagnosis import DatasetDiagnosisConfig
-from valex.trials import Bench, arena_of, opened
+from valex.trials import Bench, arena_of, opened, trial_path
 from valex.workers import Pool, Stop, Summary, do_here
 
 NO_ENV = "none"
@@ -44,10 +46,16 @@ def prepared(path: Path, env: str | None, config: DatasetDiagnosisConfig) -> tup
     return make_plan(path, where, config)
 
 
+def left(plan: Plan, root: Path) -> int:
+    """Return how many cells have no trial yet."""
+    return sum(not trial_path(root, cell).is_file() for cell in cells_of(plan))
+
+
 def train(plan: Plan, root: Path, cores: list[list[int]], progress: Callable[[dict], None]) -> Summary:
     """Train and try every cell that has no trial, in one worker for each entry of `cores`, in this process for []."""
     chunk = min(LARGEST_CHUNK, max(1, -(-plan.config.steps // CHUNKS)))
-    todo, summary = jobs(root, plan.path, cells_of(plan), chunk=chunk), Summary()
+    beside = jax.default_backend() != "cpu"
+    todo, summary = jobs(root, plan.path, cells_of(plan), beside, chunk), Summary()
     with Stop() as stop:
         if cores and todo:
             Pool(todo, progress, stop, summary).run(cores[: len(todo)])

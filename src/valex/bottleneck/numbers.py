@@ -162,7 +162,8 @@ def missing(card: Card, plan: Plan, bench: Bench) -> list[str]:
         lines.append("the versions of what collected the data are not recorded")
     if len(plan.sizes) < 3:
         lines.append(
-            f"{len(plan.sizes)} amount(s) of data instead of three: too few trajectories, or as asked for with --sizes"
+            f"{'one amount' if len(plan.sizes) == 1 else 'two amounts'} of data instead of three: too few trajectories, or as "
+            "asked for with --sizes"
         )
     return lines
 

@@ -14,8 +14,8 @@ import numpy as np
 from valex.offline.coverage import knn_radius, neighbours
 
 NEIGHBOURS = 50  # of a state, whose actions are what the data did there
-STATES = 500  # visited states that are looked at
-REFERENCE = 20_000  # rows of the data that they are looked up in
+STATES = 250  # visited states that are looked at
+REFERENCE = 10_000  # rows of the data that they are looked up in
 CLOSE = 10  # of a state: the neighbour whose distance says how remote it is
 
 
@@ -49,7 +49,7 @@ def outside_share(
     """Return the share of actions [N, m] at obs [N, d] that lie, in some dimension, beyond all that the data did near there.
 
     Near are the 50 nearest states of the data in standard deviations. A policy that averages actions of the data
-    stays inside, up to its own error; one that climbs a value need not. Of both at most 500 and 20,000 rows are taken.
+    stays inside, up to its own error; one that climbs a value need not. Of both at most 250 and 10,000 rows are taken.
     """
     rng = np.random.default_rng(seed)
     mine = rng.permutation(len(obs))[:STATES]
@@ -64,7 +64,7 @@ def remoteness(obs: np.ndarray, data_obs: np.ndarray, seed: int = 0) -> float:
     """Return the median distance of states [N, d] to the 10th nearest of the data's [R, d], in the data's standard deviations.
 
     Of visited states, against that of held-out ones: a proxy of how much a policy has to generalise where it goes. It sees
-    states alone, neither what is done there nor whether that matters. Of both at most 500 and 20,000 rows are taken.
+    states alone, neither what is done there nor whether that matters. Of both at most 250 and 10,000 rows are taken.
     """
     rng = np.random.default_rng(seed)
     mine, theirs = rng.permutation(len(obs))[:STATES], rng.permutation(len(data_obs))[:REFERENCE]

@@ -5,7 +5,7 @@ from typing import Any
 
 from valex.report import page
 from valex.report.dataset_figures import plates, size_name
-from valex.report.dataset_words import PARTS, method_name, percent, said, sentences
+from valex.report.dataset_words import PARTS, best_name, method_name, percent, said, sentences
 from valex.report.figures import as_csv, draw, plate_rows
 from valex.store import write_bytes, write_json
 from valex.studies.results import number
@@ -29,7 +29,7 @@ def verdict_table(d: dict[str, Any]) -> str:
     lines = []
     for name, part in d["verdict"]["parts"].items():
         told = "told apart from 0" if part["known"] else "cannot be told from 0"
-        setting = f"best of these, honestly chosen: {part['setting']}" if part["setting"] else "every swap failed"
+        setting = best_name(part, d["verdict"]["seeds"]) if part["setting"] else "every swap failed"
         lines.append(([PARTS[name], setting, said(part["gain"], 1), percent(part["share"]) or "–", told], True))
         lines += [(["", swap, said(gain, 1), "", ""], False) for swap, gain in part["swaps"].items()]
     lines.append((["Unexplained", "", said(d["verdict"]["unexplained"], 1), "", ""], True))
@@ -153,8 +153,9 @@ def settings_facts(d: dict[str, Any]) -> str:
         ("amounts of data", ", ".join(f"{size:,}" for size in about["sizes"])),
         (
             "training",
-            f"{about['steps']:,} updates of {about['batch_size']} rows a phase, nets {about['hidden']}, lr {about['lr']:g}",
+            f"{about['steps']:,} updates of {about['batch_size']} rows a phase, lr {about['lr']:g}",
         ),
+        ("nets", " x ".join(map(str, about["hidden"])) + " hidden units"),
         ("seeds", f"{about['seeds']}; each draws the order of the trajectories anew"),
         ("cells", f"{about['cells']} (budget {about['budget']})"),
         ("traded for time", about["traded"] or "nothing"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from valex.report.dataset_words import KINDS, PARTS, method_name, said
+from valex.report.dataset_words import KINDS, PARTS, best_name, counted, method_name, said
 from valex.studies.base import Matrix, Panel, Plate, Series
 
 LOOKS = {
@@ -48,7 +48,7 @@ def verdict_plate(d: dict[str, Any]) -> Drawn | str:
         return "Gains: without scores of the reference method there are none"
     panels, gained = [], f"gain in {v['unit'] if '%' in v['unit'] else v['unit'].split(' (')[0]}"
     for name, part in v["parts"].items():
-        rows = [(f"best, honestly chosen: {part['setting']}", part["gain"]), *part["swaps"].items()]
+        rows = [(best_name(part, v["seeds"]), part["gain"]), *part["swaps"].items()]
         rows = [(text, gain) for text, gain in rows if gain["value"] is not None]
         if not rows:
             continue
@@ -74,8 +74,8 @@ def verdict_plate(d: dict[str, Any]) -> Drawn | str:
     if not panels:
         return "Gains: every swap failed"
     note = (
-        f"over {d['about']['method']}, whose shortfall is {said(v['shortfall'], 1)}; mean over {v['seeds']} seeds, paired; bars "
-        "95 % bootstrap intervals"
+        f"over {d['about']['method']}, whose shortfall is {said(v['shortfall'], 1)}; mean over {counted(v['seeds'])}, paired; "
+        "bars 95 % bootstrap intervals"
     )
     caption = (
         "What one part of the reference method, swapped by itself, changes. The first row of each part is the best swap as "
@@ -88,6 +88,8 @@ def matrices_plate(d: dict[str, Any]) -> Drawn | str:
     """Return the data-scaling matrices as heat maps."""
     if not d["matrices"]:
         return "Data-scaling matrices: no policy was played"
+    if len(d["about"]["sizes"]) < 2:
+        return "Data-scaling matrices: there is one amount of data; the scores are in the table of methods"
     names = tuple(size_name(size) for size in d["about"]["sizes"])
     panels = []
     for one in d["matrices"]:
@@ -105,8 +107,8 @@ def matrices_plate(d: dict[str, Any]) -> Drawn | str:
             Panel(title, "value data (transitions)", "policy data (transitions)", [], note=note, matrix=matrix)
         )
     note = (
-        f"mean over {d['about']['seeds']} seeds of {d['about']['episodes']} episodes; the arrow points where the score rises, "
-        "its sector is the 95 % interval"
+        f"mean over {counted(d['about']['seeds'])} of {d['about']['episodes']} episodes each; the arrow points where the score "
+        "rises, its sector is the 95 % interval"
     )
     caption = (
         "Each cell: a value learned from so much data, a policy read off it on so much data. To the right more value data, "
@@ -144,7 +146,7 @@ def error_plate(d: dict[str, Any]) -> Drawn | str:
     return (
         title,
         caption,
-        Plate([panel], 1, f"mean over {d['about']['seeds']} seeds; bars 95 % bootstrap intervals", []),
+        Plate([panel], 1, f"mean over {counted(d['about']['seeds'])}; bars 95 % bootstrap intervals", []),
     )
 
 
@@ -166,7 +168,7 @@ def fit_plate(d: dict[str, Any]) -> Drawn | str:
             )
     if not panels:
         return "Fit by amount of data: nothing was trained on equal amounts"
-    note = f"mean over {d['about']['seeds']} seeds; bars 95 % bootstrap intervals; mean squared error (action²)"
+    note = f"mean over {counted(d['about']['seeds'])}; bars 95 % bootstrap intervals; mean squared error (action²)"
     caption = (
         "What cloning minimises, not what is wanted: a policy that improves on the data leaves their actions. A gap that closes "
         "with more data is over-fitting."

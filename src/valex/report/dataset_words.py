@@ -25,9 +25,9 @@ def said(found: dict[str, Any] | None, digits: int | None = None) -> str:
     """Return a value with its interval."""
     if not found or found["value"] is None:
         return "not known"
-    if found["low"] is None:
-        return number(found["value"], digits)
-    return f"{number(found['value'], digits)} [{number(found['low'], digits)}, {number(found['high'], digits)}]"
+    parts = [found[name] for name in ("value", "low", "high") if found[name] is not None]
+    value, *ends = (number(part if digits is None else round(part, digits) + 0.0, digits) for part in parts)  # no -0.0
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def percent(found: dict[str, Any] | None) -> str:
@@ -37,6 +37,17 @@ def percent(found: dict[str, Any] | None) -> str:
     whole = lambda share: str(round(100 * share)).replace("-", "−")  # noqa: E731
     text = f"{whole(found['value'])} %"
     return text if found["low"] is None else f"{text} [{whole(found['low'])}, {whole(found['high'])}]"
+
+
+def counted(seeds: int) -> str:
+    """Return a number of seeds in words."""
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def best_name(part: dict[str, Any], seeds: int) -> str:
+    """Return the best swap of a part, and how it was chosen."""
+    how = "honestly chosen" if seeds > 1 else "chosen and judged on one seed"
+    return f"best of these, {how}: {part['setting']}"
 
 
 def method_name(row: dict[str, Any]) -> str:
@@ -79,9 +90,9 @@ def card_sentence(d: dict[str, Any]) -> str:
 def verdict_sentences(d: dict[str, Any]) -> list[str]:
     """Return the shortfall, what makes it, and what to try first."""
     v, about = d["verdict"], d["about"]
-    seeds = f"{v['seeds']} seed{'s' if v['seeds'] > 1 else ''}"
+    seeds = counted(v["seeds"])
     lead = (
-        f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)}, {v['unit']}. "
+        f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)} in {v['unit']}. "
         f"{number(v['best'], 1)} is the aim ({v['best_from']}), so it falls short by {said(v['shortfall'], 1)}."
     )
     parts = [part_sentence(name, part) for name, part in v["parts"].items()]
@@ -100,9 +111,7 @@ def first_sentence(v: dict[str, Any]) -> str:
         return f"Try first: {part['setting']}{how}; {v['first']} is what can be told to gain most, {said(part['gain'], 1)}."
     seeds = v["seeds"]
     if seeds < ENOUGH:
-        return (
-            f"Nothing can be told: {seeds} seed{'s' if seeds > 1 else ''}, at least {ENOUGH} are needed; try --seeds 8."
-        )
+        return f"Nothing can be told: {counted(seeds)}, at least {ENOUGH} are needed; try --seeds 8."
     if v["shortfall"]["high"] is not None and v["shortfall"]["high"] <= 0.0:
         return "Nothing is short: the reference method reaches the aim, and no swap can be told to gain on it."
     return f"Nothing can be told: with {seeds} seeds no swap gains more than chance; try --seeds {max(8, 2 * seeds)}."
@@ -206,10 +215,9 @@ def alarm_sentence(d: dict[str, Any]) -> str:
     for (what, remedy), group in told.items():
         first = group[0]
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        parts.append(
-            f"{what} ({first['where']} on {first['size']:,}{more}: {first['number']} {number(first['value'])}, {first['side']} "
-            f"{first['threshold']:g}): {remedy}"
-        )
+        number_said = f"{first['number']} {number(first['value'])}, {first['side']} {first['threshold']:g}"
+        where = f"{first['where']} on {first['size']:,}{more}"
+        parts.append(f"{what[0].upper()}{what[1:]} ({where}: {number_said}): {remedy}")
     return "Alarms: " + ". ".join(parts) + "."
 
 
