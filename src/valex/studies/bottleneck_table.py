@@ -29,8 +29,8 @@ NOTE = (
     "in units that are the dataset's own. Tuned: at the alpha or N that was best on other seeds (cross-fitting over halves of "
     "them); the setting named is the one that is best over all seeds. Fixed: at the alpha that the config of the extractor "
     "declares. The angle is that of the rise of the tuned scores per decade of data: 0° more value data, 90° more policy data; "
-    "its class is saturated where neither slope differs from 0. Intervals (95 %): expanded bootstrap percentiles over seeds. Also "
-    "in results.csv, every trial in trials.csv."
+    "its class is saturated where neither slope differs from 0. Intervals (95 %): expanded bootstrap percentiles over seeds. "
+    "Also in results.csv, every trial in trials.csv."
 )
 
 
