@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from valex.offline.matrix_statistics import Direction, direction
-from valex.statistics import Interval, mean, stratified_bootstrap
+from valex.statistics import Interval, mean_over_seeds
 from valex.studies.base import Table
 from valex.studies.bottleneck_measures import (
     BC,
@@ -34,11 +34,6 @@ NOTE = (
 )
 
 
-def over_seeds(scores: np.ndarray) -> Interval:
-    """Return the mean over seeds [n, ...] with its interval, in which seeds are resampled; expanded percentiles."""
-    return stratified_bootstrap([scores], mean, expanded=True)
-
-
 def results(board: Board) -> Table:
     """Return the table over all datasets."""
     rows, records = [], []
@@ -48,7 +43,7 @@ def results(board: Board) -> Table:
             scores = numbers(board, plan.name, None, policy)[:, 0]  # no value, so one row of the matrix
             scores = scores[np.isfinite(scores).all(axis=1)]
             if len(scores):
-                found = over_seeds(scores.mean(axis=1))
+                found = mean_over_seeds(scores.mean(axis=1))
                 rows.append((plan.name, "BC", str(len(scores)), "–", interval_text(found), "–", "–"))
                 head = {"dataset": plan.name, "value": "none", "extractor": BC, "seeds": len(scores), "setting": np.nan}
                 records.append(head | record(found, None, None))
@@ -67,8 +62,8 @@ def row(board: Board, name: str, value: Any, extractor: str) -> tuple[tuple[str,
     if isinstance(tuned, str):
         return None
     scores, sizes = tuned.scores[extractor], plan_of(board, name).matrix.sizes
-    found = over_seeds(per_seed(scores))
-    plain = None if isinstance(fixed, str) else over_seeds(per_seed(fixed.scores[extractor]))
+    found = mean_over_seeds(per_seed(scores))
+    plain = None if isinstance(fixed, str) else mean_over_seeds(per_seed(fixed.scores[extractor]))
     where = direction(scores, sizes, sizes) if len(sizes) > 1 else None
     several = len(settings_of(plan_of(board, name), extractor)) > 1
     chosen = tuned.chosen[extractor]
