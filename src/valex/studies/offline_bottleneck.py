@@ -66,10 +66,11 @@ def quick_matrix(goals: ActorGoals, grid: Grid, sizes: tuple[int, ...], episodes
 def quick() -> tuple[DataPlan, ...]:
     """Return the study for half an hour on two CPU cores: three datasets, 3 x 3 sizes, 5 seeds, nets of 2 x 64.
 
-    Traded for time: 4,000 updates of 256 rows, three times as large, instead of a million of 1,024, sets of 50,000 to 100,000 transitions, episodes
-    of 400 steps of the maze and 250 of hopper, 5 or 10 episodes for a trial, two alphas of AWR and one N of SfBC, with a mixture
-    behind it. Kept: five seeds, below which every verdict is undecided, and three alphas of DDPG+BC, whose best one should
-    lie between two others. The maze's are those around the one that OGBench found for it, which is a hundredth of the usual.
+    Traded for time: 4,000 updates of 256 rows, each three times as large, instead of a million of 1,024; sets of 50,000 to
+    100,000 transitions, episodes of 400 steps of the maze and 250 of hopper, 5 or 10 episodes for a trial, two alphas of AWR
+    and one N of SfBC, with a mixture behind it. Kept: five seeds, below which every verdict is undecided, and three alphas of
+    DDPG+BC, whose best one should lie between two others. The maze's are those around the one that OGBench found for it,
+    which is a hundredth of the usual.
     """
     maze = quick_matrix("navigate", QUICK_GRID._replace(ddpg_bc=(0.003, 0.03, 0.3)), (3_000, 15_000, 75_000), 10)
     hopper = LocomotionSettings(
