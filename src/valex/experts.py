@@ -23,8 +23,8 @@ def expert_of(path: Path, card: Card, arena: Arena) -> Callable | None:
     """Return pi*: (obs [N, obs_dim], goal [N, goal_dim] or ()) -> [N, act_dim] in [-1, 1], or None where none is declared.
 
     A point maze has it in closed form, an ant maze by the ant that made the data, for their goals or for the goal of their
-    task, and in no other maze than the data's; locomotion has the agent that made the data. None also where that agent is
-    not beside the data.
+    task, and in no other maze than the data's; locomotion, of our environments and of Gymnasium's, has the agent that made
+    the data. None also where that agent is not beside the data.
     """
     made = card.generator
     try:

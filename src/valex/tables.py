@@ -146,7 +146,8 @@ GENERATORS = {
         "valex.datasets.generate.antmaze:generate", "OGBench's ant maze by an ant that is trained here", "offline"
     ),
     "locomotion": Entry(
-        "valex.datasets.generate.locomotion:generate", "our own trained agents: random, medium, replay, expert, noise"
+        "valex.datasets.generate.locomotion:generate",
+        "our own trained agents on our tasks or Gymnasium's: random, medium, replay, expert, noise",
     ),
     "exploration": Entry(
         "valex.datasets.generate.exploration:generate", "novelty alone (RND), rewards put on afterwards"

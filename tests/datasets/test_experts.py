@@ -13,10 +13,12 @@ from valex.config import PRESETS
 from valex.datasets.card import make_card
 from valex.datasets.files import read, write
 from valex.datasets.generate import locomotion
-from valex.datasets.generate.expert import ABOUT, ARRAYS, Kept, acting, acting_state, load_expert
+from valex.datasets.generate.collect import Ask, whole_episodes
+from valex.datasets.generate.expert import ABOUT, ARRAYS, Kept, acting, acting_state, load_expert, read_expert
 from valex.datasets.generate.learner import make_agent
 from valex.datasets.generate.run import generate
 from valex.fields import ConfigError
+from valex.train import make_program
 from valex.types import EnvSpec
 
 SPEC = EnvSpec("any", 29, 8, 0, 1_000, 1, 0.1, "mujoco", False)
@@ -39,6 +41,14 @@ def test_the_expert_of_a_dataset_is_the_one_that_made_it(kept):
         expert.made_of["env"] == "pendulum"
         and card.generator["expert"] == next((kept.parent / "experts").iterdir()).name
     )
+
+
+def test_data_of_our_own_environments_are_those_of_their_compiled_walks(kept):
+    parts = make_program(locomotion.run_config(LOCOMOTION)).parts
+    state = acting_state(parts.agent, read_expert(kept / "expert")[1])
+    walk = locomotion.make_walks(parts.env, parts.agent).noisy
+    again = whole_episodes(parts.env, walk, (state, 0.0), Ask(LOCOMOTION.transitions, LOCOMOTION.collect_envs, 1))
+    assert same(read(kept)[0], again)
 
 
 def test_kept_agents_serve_other_kinds_without_training(kept, monkeypatch):

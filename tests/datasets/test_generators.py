@@ -269,7 +269,7 @@ WRONG = {
     "too short": ("antmaze", AntMazeSettings(train_steps=9_000), "train_steps: 9000 leave nothing to learn"),
     "preset": ("locomotion", replace(LOCOMOTION, preset="ppo"), "preset: 'ppo' is not known"),
     "discrete": ("locomotion", replace(LOCOMOTION, env="probe_obs_discrete"), "discrete"),
-    "env": ("locomotion", replace(LOCOMOTION, env="moon"), "env.name: 'moon' is not known"),
+    "env": ("locomotion", replace(LOCOMOTION, env="moon"), "env: moon is none of `valex list envs`"),
     "checks": ("locomotion", replace(LOCOMOTION, checks=1), "checks: 1 is outside [3, "),
     "domain": (
         "exploration",

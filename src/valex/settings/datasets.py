@@ -67,10 +67,10 @@ class AntMazeSettings:
 
 @dataclass(frozen=True)
 class LocomotionSettings:
-    """An agent of our own on one of our environments, at the quality that is asked for."""
+    """An agent of our own, at the quality that is asked for, on one of our environments or of Gymnasium's."""
 
     env: str = "hopper"
-    """Environment with continuous actions, one of `valex list envs`."""
+    """Environment with continuous actions: one of `valex list envs`, or a Gymnasium id (Hopper-v5), stepped on the host."""
     type: Quality = "medium"
     """random; medium: a third of the way to expert; medium-replay: all seen until then; noise: expert + N(0, sigma^2)."""
     sigma: float = 0.0
@@ -78,13 +78,13 @@ class LocomotionSettings:
     transitions: int = 1_000_000
     """Transitions at least, in whole episodes (>= 1); of medium-replay at most what there was."""
     preset: str = "sac"
-    """Preset of `valex train` that the agent is trained with; H = 0."""
+    """Preset of `valex train` that the agent is trained with; H = 0. With a Gymnasium id: sac, ddpg or td3."""
     hidden: tuple[int, ...] = (256, 256)
     """Width of each hidden layer of actor and critics (units)."""
     train_steps: int = 1_000_000
     """Control steps until the expert (>= 1)."""
     train_envs: int = 8
-    """Environments stepped together in training (>= 1)."""
+    """Environments stepped together in training, valex environments only (>= 1); one of Gymnasium's learns at every step."""
     checks: int = 40
     """Evaluations in training, evenly spaced: the medium agent is one of them (>= 3)."""
     collect_envs: int = 64

@@ -7,7 +7,6 @@ ground, the clock after 1000 control steps of 0.1 s. Source: OGBench (Park et al
 gymnasium's online-ant-v0 in online_locomotion/wrappers.py, trained for 400,000 steps.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,15 +16,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from valex import store
 from valex.config import PRESETS
 from valex.datasets.base import need
 from valex.datasets.generate.expert import Kept, Recipe, acting, built_for, make_mean
-from valex.datasets.generate.host import Leg, Outcome, make_drive
-from valex.datasets.generate.learner import Learner, LearnerState, make_learner
+from valex.datasets.generate.host import Outcome
+from valex.datasets.generate.learner import make_learner
+from valex.datasets.generate.legs import Look, Plan, is_finite, train_in_legs
 from valex.datasets.generate.maze import random_direction
 from valex.fields import ConfigError
-from valex.finished import named_arrays, restore
 from valex.settings import RunConfig
 from valex.settings.datasets import AntMazeSettings
 from valex.types import Agent, EnvSpec
@@ -131,45 +129,22 @@ def measure(world: DirectedAnt, act: Callable, episodes: int) -> dict[str, float
 
 
 def train(settings: AntMazeSettings, folder: Path | None) -> Kept:
-    """Train the ant; with a folder it says on stderr how far it is, and a checkpoint behind every leg is gone on from.
+    """Train the ant in legs; with a folder it goes on from the checkpoint there. A checkpoint holds 270 B for each step.
 
-    Every leg draws from generators of its own and begins an episode, so what it does depends on the checkpoint alone: a
-    training that was stopped ends with the same bits. A checkpoint holds the replay, 270 B for each of all steps.
     Raises ConfigError if training diverges.
     """
     world = make_directed_ant(settings.expert_seed)
     learner = make_learner(run_config(settings), SPEC, (settings.train_steps, 1))
-    act, drive = make_act(learner.agent), make_drive(learner, world)
-    init_key, run_key = jax.random.split(jax.random.key(settings.expert_seed))
-    state, done, curve = resumed(learner, init_key, folder)
-    while done < settings.train_steps:
-        last = min(done + LEG_STEPS, settings.train_steps)
-        rngs = [np.random.default_rng([settings.expert_seed, done, part]) for part in range(3)]
-        world.rng = rngs[0]
-        state = drive(state, Leg(done, last, settings.warmup_steps, settings.update_every, run_key, rngs[1]))
-        world.rng, done = rngs[2], last
-        if not all(np.isfinite(x).all() for x in acting(state.agent).values()):
+    act = make_act(learner.agent)
+
+    def look(state: Any, done: int) -> Look:
+        if not is_finite(state):
             raise ConfigError(f"lr: the ant's numbers are not finite after {done} steps; lower it from {settings.lr:g}")
-        curve.append({"env_steps": done} | measure(world, partial(act, state.agent), EVAL_EPISODES))
-        if folder is not None:
-            said = f"ant: {done} of {settings.train_steps} steps, {curve[-1]['speed']:.2f} m/s along its direction"
-            print(said, file=sys.stderr, flush=True)
-            store.append_line(folder / "metrics.jsonl", curve[-1])
-            store.save_checkpoint(folder, done, {n: np.asarray(x) for n, x in named_arrays(state).items()}, 1)
-    about: dict[str, Any] = {"eval_episodes": EVAL_EPISODES, "curve": curve} | curve[-1]
-    return Kept(acting(state.agent), about)
+        row = measure(world, partial(act, state), EVAL_EPISODES)
+        said = f"ant: {done} of {settings.train_steps} steps, {row['speed']:.2f} m/s along its direction"
+        return Look(row, said, {})
 
-
-def resumed(learner: Learner, key: Any, folder: Path | None) -> tuple[LearnerState, int, list[dict]]:
-    """Return (state, steps done, learning curve) of the newest whole checkpoint in a folder, or a fresh start."""
-    if folder is None:
-        return learner.init(key), 0, []
-    curve = folder / "metrics.jsonl"
-    for steps in store.checkpoint_steps(folder):
-        arrays = store.load_checkpoint(folder, steps)
-        if arrays is not None and store.has_row(curve, steps):
-            store.truncate_lines(curve, steps)
-            state = restore(jax.eval_shape(learner.init, key), arrays, f"{folder}: checkpoint at {steps}")
-            return state, steps, store.read_lines(curve)
-    curve.unlink(missing_ok=True)
-    return learner.init(key), 0, []
+    plan = Plan(settings.train_steps, LEG_STEPS, settings.warmup_steps, settings.update_every, settings.expert_seed)
+    trained = train_in_legs(learner, world, plan, look, folder)
+    about: dict[str, Any] = {"eval_episodes": EVAL_EPISODES, "curve": trained.curve} | trained.curve[-1]
+    return Kept(acting(trained.state.agent), about)

@@ -4,6 +4,7 @@
     expert.json           how it was trained, what it reaches, the agent's config, the checksum of its arrays
     actor.safetensors     what acts: actor and normaliser of observations
     metrics.jsonl         its learning curve, where it was trained on the host
+    seen/                 locomotion of Gymnasium: what training had seen until the medium agent, a dataset of our own format
     checkpoints/          the whole training, until it has finished
 <dataset>/expert/         the first two again, in a dataset of our own format
 
