@@ -22,7 +22,7 @@ from valex.studies.bottleneck_measures import (
 from valex.studies.offline import Board
 from valex.studies.results import interval_text
 
-HEAD = ("Dataset", "Policy", "Seeds", "Tuned to", "Score, tuned", "Score, fixed", "Which data help, degrees")
+HEAD = ("Dataset", "Policy", "Seeds", "Tuned to", "Score, tuned", "Score, fixed", "Data that help (°)")
 NUMERIC = (False, False, True, True, True, True, True)
 NOTE = (
     "Score: mean over the matrix of value data × policy data, then over seeds; success in percent, or return as the figures say, "
