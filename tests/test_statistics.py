@@ -8,6 +8,7 @@ from valex.statistics import (
     area_under_curve,
     iqm,
     mean,
+    mean_over_seeds,
     paired_bootstrap,
     probability_of_improvement,
     rank_correlation,
@@ -167,3 +168,12 @@ def test_sign_test_by_hand():
     for wins, n in ((0, 0), (3, 2), (-1, 4)):
         with pytest.raises(ValueError, match="sign_test"):
             sign_test(wins, n)
+
+
+def test_mean_over_seeds_leaves_out_what_did_not_finish():
+    scores = np.array([[1.0, 2.0], [3.0, 4.0], [np.nan, 9.0]])
+    found = mean_over_seeds(scores)
+    np.testing.assert_allclose(found.value, [2.0, 3.0])
+    assert (found.low <= found.value).all() and (found.value <= found.high).all()
+    assert mean_over_seeds(scores[:, 0]).value == 2.0
+    assert np.isnan(mean_over_seeds(np.array([np.nan])).value) and np.isnan(mean_over_seeds(scores[:1, 0]).low)

@@ -51,7 +51,7 @@ def study(arguments: list[str]) -> int:
         return code
     with quiet_stdout():
         text, page = make_report(root, None)
-    say(text, page, run_rows(root, configs), options)
+    say(text, page, run_rows(root, configs) if options.json else [], options)
     return code
 
 

@@ -161,6 +161,15 @@ def stratified_bootstrap(
     return Interval(value, low, high)
 
 
+def mean_over_seeds(values: np.ndarray) -> Interval:
+    """Return the mean over the seeds [S, ...] that are finite, with its expanded bootstrap interval; NaN where none is."""
+    values = np.asarray(values, float)
+    seen = values[np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+    if not len(seen):
+        return Interval(*(np.full(values.shape[1:], np.nan)[()] for _ in Interval._fields))
+    return Interval(*(part[()] for part in map(np.asarray, stratified_bootstrap([seen], mean, expanded=True))))
+
+
 def paired_bootstrap(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],

@@ -124,6 +124,7 @@ def test_the_page_holds_every_part(data, tmp_path):
     for anchor in (
         "verdict",
         "figures",
+        "gains",
         "matrices",
         "errors",
         "fit",
@@ -133,7 +134,7 @@ def test_the_page_holds_every_part(data, tmp_path):
         "dataset",
         "left-out",
     ):
-        assert f'id="{anchor}"' in page, anchor
+        assert page.count(f'id="{anchor}"') == 1, anchor
     assert json.loads((tmp_path / "report" / "diagnosis.json").read_text()) == d
     assert (tmp_path / "report" / "matrices.csv").read_text().count("\n") > 6 * 9
 

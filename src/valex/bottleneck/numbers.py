@@ -15,20 +15,12 @@ from valex.offline.matrix_statistics import direction, variance_shares
 from valex.offline.shortfall import Swap, doubled, shortfall
 from valex.settings.bottleneck import Cell
 from valex.settings.offline import ExtractionKind, ValueKind
-from valex.statistics import Interval, mean, stratified_bootstrap
+from valex.statistics import mean_over_seeds
 from valex.trials import Bench
 
 Trials = dict[Cell, dict[str, Any]]
 BY_METHOD = ("error/train", "error/val", "error/eval", "fit/train", "fit/val", "radius/val", "radius/eval")
 TRAINED = ("policy/ess_share", "policy/clip_share", "policy/gradient_ratio")
-
-
-def over_seeds(values: np.ndarray) -> Interval:
-    """Return the mean of the finite of `values` [S] with its expanded bootstrap interval; NaN where there is none."""
-    seen = values[np.isfinite(values)]
-    if not len(seen):
-        return Interval(np.nan, np.nan, np.nan)
-    return Interval(*map(float, stratified_bootstrap([seen], mean, expanded=True)))
 
 
 def of_seeds(found: Trials, plan: Plan, cell: Cell, name: str = "score") -> np.ndarray:
@@ -39,7 +31,9 @@ def of_seeds(found: Trials, plan: Plan, cell: Cell, name: str = "score") -> np.n
 def matrix_of(found: Trials, plan: Plan, value: ValueKind, policy: ExtractionKind) -> dict[str, Any]:
     """Return the data-scaling matrix of a value and an extractor: scores [S, V, P], their mean and direction."""
     scores = block(found, plan.cell(value, policy), plan.sizes, plan.seeds)
-    cells = np.array([[over_seeds(scores[:, v, p]) for p in range(len(plan.sizes))] for v in range(len(plan.sizes))])
+    cells = np.array(
+        [[mean_over_seeds(scores[:, v, p]) for p in range(len(plan.sizes))] for v in range(len(plan.sizes))]
+    )
     made = {"value": value.name, "policy": policy_name(policy), "scores": scores}
     made |= {"mean": cells[..., 0], "low": cells[..., 1], "high": cells[..., 2], "direction": None}
     if len(plan.sizes) > 1:
@@ -75,11 +69,11 @@ def methods(found: Trials, plan: Plan) -> list[dict[str, Any]]:
     for cell in asked:
         row: dict[str, Any] = {"value": cell.value.name if cell.value else "", "policy": policy_name(cell.policy)}
         row |= {"test_time": test_time_name(cell.test_time) if cell.test_time else ""}
-        row["score"] = over_seeds(of_seeds(found, plan, cell))
+        row["score"] = mean_over_seeds(of_seeds(found, plan, cell))
         for name in BY_METHOD:
-            row[name] = over_seeds(of_seeds(found, plan, cell, name))
+            row[name] = mean_over_seeds(of_seeds(found, plan, cell, name))
         last = [found.get(replace(cell, seed=seed), {}).get("training", {}) for seed in plan.seeds]
-        row |= {name: over_seeds(np.array([one.get(name, np.nan) for one in last], float)) for name in TRAINED}
+        row |= {name: mean_over_seeds(np.array([one.get(name, np.nan) for one in last], float)) for name in TRAINED}
         rows.append(row)
     return rows
 
@@ -91,9 +85,11 @@ def gaps(found: Trials, plan: Plan) -> list[dict[str, Any]]:
         for size in plan.sizes:
             cell = replace(plan.cell(value, policy), value_size=size, policy_size=size)
             row = {"value": value.name, "policy": policy_name(policy), "size": size}
-            row |= {name: over_seeds(of_seeds(found, plan, cell, name)) for name in ("fit/train", "fit/val")}
+            row |= {name: mean_over_seeds(of_seeds(found, plan, cell, name)) for name in ("fit/train", "fit/val")}
             last = [found.get(replace(cell, seed=seed), {}).get("training", {}) for seed in plan.seeds]
-            row["policy/ess_share"] = over_seeds(np.array([one.get("policy/ess_share", np.nan) for one in last], float))
+            row["policy/ess_share"] = mean_over_seeds(
+                np.array([one.get("policy/ess_share", np.nan) for one in last], float)
+            )
             rows.append(row)
     return rows
 

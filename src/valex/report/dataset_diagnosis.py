@@ -86,7 +86,8 @@ def direction_table(d: dict[str, Any]) -> str:
         else:
             numbers = ["–", "–", "–", "no direction"]
         lines.append(([name, *numbers], False))
-    table = page.table(head, rows_of(lines, 1))
+    several = len(d["about"]["sizes"]) > 1
+    table = page.table(head, rows_of(lines, 1)) if several else "<p>One amount of data has no direction.</p>"
     if not d["variance"]:
         return table
     v = d["variance"]

@@ -30,7 +30,7 @@ def size_name(size: int) -> str:
 
 def plates(d: dict[str, Any]) -> tuple[dict[str, Drawn], list[str]]:
     """Return every figure that has data, name -> (title, caption, plate), and why others have none."""
-    makers = {"verdict": verdict_plate, "matrices": matrices_plate, "errors": error_plate, "fit": fit_plate}
+    makers = {"gains": verdict_plate, "matrices": matrices_plate, "errors": error_plate, "fit": fit_plate}
     drawn, left_out = {}, []
     for name, maker in makers.items():
         made = maker(d)
@@ -153,6 +153,8 @@ def error_plate(d: dict[str, Any]) -> Drawn | str:
 def fit_plate(d: dict[str, Any]) -> Drawn | str:
     """Return errors to the data's actions by amount of data, training against held-out, for values and policies alike."""
     panels = []
+    if len(d["about"]["sizes"]) < 2:
+        return "Fit by amount of data: there is one amount of data; the errors are in the table of methods"
     for name in dict.fromkeys((row["value"], row["policy"]) for row in d["gaps"]):
         rows = [row for row in d["gaps"] if (row["value"], row["policy"]) == name]
         x = array([row["size"] for row in rows])

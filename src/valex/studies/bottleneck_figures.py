@@ -6,6 +6,7 @@ import numpy as np
 
 from valex.offline.matrix_statistics import direction, variance_shares
 from valex.settings.offline import ExtractionKind, ValueKind
+from valex.statistics import mean_over_seeds
 from valex.studies.base import Figure, Matrix, Panel, Plate, Series
 from valex.studies.bottleneck_error_figures import error_plate, online_plate
 from valex.studies.bottleneck_measures import (
@@ -27,7 +28,6 @@ from valex.studies.bottleneck_measures import (
 from valex.studies.bottleneck_panels import MEANS, plate, points, present, size_text, unit_of
 from valex.studies.bottleneck_policies import TESTS
 from valex.studies.bottleneck_robust_figures import ROBUST_FIGURES
-from valex.studies.bottleneck_table import over_seeds
 from valex.studies.offline import Board, DataPlan, is_default
 
 # ----------------------------------------------------------------------------------------------------------------- matrices
@@ -39,7 +39,7 @@ def matrix_panel(board: Board, name: str, value: ValueKind, extractor: str) -> P
     if isinstance(found, str):
         return f"{name}, {VALUES[value.name]}, {EXTRACTORS[extractor]}: {found}"
     scores = found.scores[extractor]
-    where, spread = direction(scores, sizes, sizes), over_seeds(scores)
+    where, spread = direction(scores, sizes, sizes), mean_over_seeds(scores)
     labels = tuple(map(size_text, sizes))
     matrix = Matrix(
         spread.value.T,

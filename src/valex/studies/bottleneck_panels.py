@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from valex.statistics import mean_over_seeds
 from valex.studies.base import Panel, Plate, Series
-from valex.studies.bottleneck_table import over_seeds
 from valex.studies.offline import Board
 
 MEANS = "Means over seeds with 95 % expanded bootstrap intervals."
@@ -25,7 +25,7 @@ def points(label: str, colour: str, x: list[float], samples: list[np.ndarray], s
     kept = [(place, values) for place, values in kept if len(values)]
     if not kept:
         return None
-    found = [over_seeds(values) for _, values in kept]
+    found = [mean_over_seeds(values) for _, values in kept]
     value, low, high = (np.array([float(getattr(i, part)) for i in found]) for part in ("value", "low", "high"))
     counts = tuple(len(values) for _, values in kept)
     return Series(label, colour, np.array([place for place, _ in kept]), value, low, high, counts, style)

@@ -28,6 +28,7 @@ class Nets(NamedTuple):
     hidden: tuple[int, ...]  # units
     batch_size: int
     steps: int  # gradient steps
+    lr: float = 3e-4  # Adam step size
 
 
 class Grid(NamedTuple):

@@ -3,13 +3,12 @@
 import numpy as np
 
 from valex.settings.offline import ValueKind
-from valex.statistics import Interval
+from valex.statistics import Interval, mean_over_seeds
 from valex.studies.base import Figure, Panel, Plate, Series
 from valex.studies.bottleneck_measures import EXTRACTORS, knob_text, settings_of
 from valex.studies.bottleneck_panels import MEANS, plate, points, present, unit_of
 from valex.studies.bottleneck_policies import TESTS
 from valex.studies.bottleneck_robustness import AWR, DDPG, picked, picked_text, plain, with_error
-from valex.studies.bottleneck_table import over_seeds
 from valex.studies.offline import ROBUSTNESS, Board, DataPlan
 
 ABSENT = "not run in this preset"
@@ -83,7 +82,7 @@ def rule_plate(board: Board) -> Plate:
     if isinstance(found, str):
         return Plate([], 2, "", [f"The rule that picks an extractor: {found}"])
     n = found.gain.shape[1]
-    gains = [over_seeds(gain) for gain in found.gain]
+    gains = [mean_over_seeds(gain) for gain in found.gain]
     series = []
     for taken, extractor in enumerate((AWR, DDPG)):
         places = [k for k, chosen in enumerate(found.judged.chosen) if chosen == taken]

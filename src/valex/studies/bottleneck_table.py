@@ -6,7 +6,7 @@ import numpy as np
 
 from valex.offline.matrix_statistics import Direction, direction
 from valex.settings.bottleneck import Cell
-from valex.statistics import Interval, mean, stratified_bootstrap
+from valex.statistics import Interval, mean_over_seeds
 from valex.studies.base import Table
 from valex.studies.bottleneck_measures import (
     BC,
@@ -23,29 +23,16 @@ from valex.studies.bottleneck_measures import (
 from valex.studies.offline import Board
 from valex.studies.results import interval_text
 
-HEAD = (
-    "Dataset",
-    "Policy",
-    "Seeds",
-    "Tuned to",
-    "Score, tuned [95 % CI]",
-    "Score, fixed [95 % CI]",
-    "Which data help [95 % CI]",
-)
+HEAD = ("Dataset", "Policy", "Seeds", "Tuned to", "Score, tuned", "Score, fixed", "Which data help, degrees")
 NUMERIC = (False, False, True, True, True, True, True)
 NOTE = (
     "Score: mean over the matrix of value data × policy data, then over seeds; success in percent, or return as the figures say, "
     "in units that are the dataset's own. Tuned: at the alpha or N that was best on other seeds (cross-fitting over halves of "
     "them); the setting named is the one that is best over all seeds. Fixed: at the alpha that the config of the extractor "
     "declares. The angle is that of the rise of the tuned scores per decade of data: 0° more value data, 90° more policy data; "
-    "its class is saturated where neither slope differs from 0. Intervals are expanded bootstrap percentiles over seeds. Also in "
-    "results.csv, every trial in trials.csv."
+    "its class is saturated where neither slope differs from 0. Intervals (95 %): expanded bootstrap percentiles over seeds. "
+    "Also in results.csv, every trial in trials.csv."
 )
-
-
-def over_seeds(scores: np.ndarray) -> Interval:
-    """Return the mean over seeds [n, ...] with its interval, in which seeds are resampled; expanded percentiles."""
-    return stratified_bootstrap([scores], mean, expanded=True)
 
 
 def results(board: Board) -> Table:
@@ -57,7 +44,7 @@ def results(board: Board) -> Table:
             scores = numbers(board, plan.name, None, policy)[:, 0]  # no value, so one row of the matrix
             scores = scores[np.isfinite(scores).all(axis=1)]
             if len(scores):
-                found = over_seeds(scores.mean(axis=1))
+                found = mean_over_seeds(scores.mean(axis=1))
                 rows.append((plan.name, "BC", str(len(scores)), "–", interval_text(found), "–", "–"))
                 head = {"dataset": plan.name, "value": "none", "extractor": BC, "seeds": len(scores), "setting": np.nan}
                 records.append(head | record(found, None, None))
@@ -76,8 +63,8 @@ def row(board: Board, name: str, value: Any, extractor: str) -> tuple[tuple[str,
     if isinstance(tuned, str):
         return None
     scores, sizes = tuned.scores[extractor], plan_of(board, name).matrix.sizes
-    found = over_seeds(per_seed(scores))
-    plain = None if isinstance(fixed, str) else over_seeds(per_seed(fixed.scores[extractor]))
+    found = mean_over_seeds(per_seed(scores))
+    plain = None if isinstance(fixed, str) else mean_over_seeds(per_seed(fixed.scores[extractor]))
     where = direction(scores, sizes, sizes) if len(sizes) > 1 else None
     several = len(settings_of(plan_of(board, name), extractor)) > 1
     chosen = tuned.chosen[extractor]
