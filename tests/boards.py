@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from valex.settings.bottleneck import Cell, MatrixConfig
+from valex.offline.extraction_rule import FEATURE_NAMES
+from valex.settings.bottleneck import Cell, MatrixConfig, Robustness
 from valex.settings.datasets import ExplorationSettings, PointMazeSettings
 from valex.settings.offline import OPEXConfig, TTTConfig
 from valex.studies.base import Verdict
 from valex.studies.bottleneck_claims import CLAIMS
 from valex.studies.bottleneck_plans import Followed, Grid, Nets, goal_values, one_task, policies, task_values
+from valex.studies.bottleneck_robust_plans import described, robust
 from valex.studies.offline import Board, DataPlan, cells_of, judge
 
 NETS = Nets((8,), 32, 50)
@@ -41,6 +43,13 @@ PLANS = (
     sweep(0.1),
     sweep(0.5),
     replace(one_task(NETS, PointMazeSettings(), SEEDS, Followed(2, 4_000, 1_000, 5)), name="online"),
+)
+
+
+ROBUST = (
+    replace(robust(PLANS[0]), name="maze-robust"),
+    replace(robust(PLANS[1]), name="explored-robust"),
+    *(replace(described(PLANS[0]), name=f"set{k}") for k in range(6)),
 )
 
 
@@ -89,6 +98,8 @@ class World:
     noise: float = 0.5  # sd over cells of the score
     gain: Callable[[DataPlan, Cell], float] = lambda plan, cell: 0.0  # of a dataset
     failed: Callable[[Cell], bool] = lambda cell: False
+    unit: Callable[[DataPlan], str] = lambda plan: "success (%)"
+    facts: Callable[[DataPlan], float] = lambda plan: float(plan.name[-1] in "0123")  # each of them
     plans: tuple[DataPlan, ...] = field(default_factory=lambda: PLANS)
 
 
@@ -104,13 +115,18 @@ def make_board(world: World = World()) -> Board:
             rng = np.random.default_rng(zlib.crc32(repr(cell).encode()))
             score = world.score(cell) + world.gain(plan, cell) + world.noise * rng.standard_normal()
             measures = world.measures(cell, score, rng.standard_normal)
-            found[cell] = {"score": float(score), "unit": "success (%)", "measures": measures}
+            found[cell] = {"score": float(score), "unit": world.unit(plan), "measures": measures}
     notes = {plan.name: "1,000 transitions" for plan in world.plans}
     continued = {
         plan.name: [(one, followed(seed)) for one in plan.continuations for seed in plan.matrix.seeds]
         for plan in world.plans
     }
-    return Board(world.plans, cells, found, failed, notes, [], continued)
+    known = {
+        plan.name: np.full((len(plan.matrix.seeds), len(FEATURE_NAMES)), world.facts(plan))
+        for plan in world.plans
+        if isinstance(plan.robustness, Robustness)
+    }
+    return Board(world.plans, cells, found, failed, notes, [], continued, facts=known)
 
 
 def verdicts(board: Board, id: str) -> dict[str, Verdict]:

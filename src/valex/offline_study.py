@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from valex import continuation, matrix, store
+import numpy as np
+
+from valex import continuation, facts, matrix, store
 from valex.artefacts import trained
-from valex.checks_offline import check_generator, check_policy, check_test_time, check_value
+from valex.checks_offline import check_generator, check_perturbation, check_policy, check_test_time, check_value
 from valex.datasets.card import Card, from_json
 from valex.datasets.generate.run import described, generate
 from valex.datasets.native import CARD
@@ -27,7 +29,17 @@ from valex.device import available_cores
 from valex.experts import env_of
 from valex.fields import ConfigError
 from valex.settings.bottleneck import Cell, Continuation
-from valex.studies.offline import Board, DataPlan, OfflineStudy, cells_of, continuations_of, from_dicts, to_dicts
+from valex.settings.offline import PerturbationConfig
+from valex.studies.offline import (
+    Board,
+    DataPlan,
+    OfflineStudy,
+    cells_of,
+    continuations_of,
+    facts_of,
+    from_dicts,
+    to_dicts,
+)
 from valex.trials import cell_name, trial_path
 from valex.workers import Job, Pool, Stop, Summary, do_here
 
@@ -54,12 +66,14 @@ def check_plans(plans: tuple[DataPlan, ...]) -> None:
         config = plan.matrix
         try:
             check_generator(plan.kind, plan.settings)
-            for value in config.values:
+            for value in (*config.values, *(plan.robustness.values if plan.robustness else ())):
                 check_value(value)
                 for policy in config.policies:
                     check_policy(policy, value)
             for how in config.test_times:
                 check_test_time(how)
+            for size in plan.robustness.errors if plan.robustness else ():
+                check_perturbation(PerturbationConfig(size))
             for one in plan.continuations:
                 continuation.check_continuation(one)
         except ConfigError as error:
@@ -151,23 +165,26 @@ class Wanted(NamedTuple):
     card: Card | None  # None: the dataset has not been made
     cells: list[Cell]  # without a dataset they only count
     continuations: list[tuple[Continuation, Continuation]]  # as planned, and as they are made
+    described: list[Cell] = []  # cells of AWR whose data are described, never changed
 
 
 def wanted(root: Path, plan: DataPlan) -> Wanted:
     """Return what is to be trained on a dataset. Raises ConfigError where another one lies in its place."""
     card = card_of(root, plan)
     where = ("", "{}") if card is None else (card.sha256, env_text(plan, card))
-    return Wanted(card, cells_of(plan, *where), continuations_of(plan, *where))
+    found = cells_of(plan, *where)
+    return Wanted(card, found, continuations_of(plan, *where), facts_of(found, plan))
 
 
 def places(root: Path, asked: Wanted) -> list[Path]:
-    """Return where the trials and records of a plan lie, or will."""
+    """Return where the trials, records and facts of a plan lie, or will."""
     records = [continuation.record_path(root, one) for _, one in asked.continuations]
-    return [trial_path(root, cell) for cell in asked.cells] + records
+    described = [facts.facts_path(root, cell) for cell in asked.described]
+    return [trial_path(root, cell) for cell in asked.cells] + records + described
 
 
 def left(root: Path, plans: tuple[DataPlan, ...]) -> tuple[list[DataPlan], int, int]:
-    """Return (datasets to be made, trials and records that there will be in all, those that are there). Raises ConfigError."""
+    """Return (datasets to be made, files of `places` that there will be in all, those that are there). Raises ConfigError."""
     missing, total, done = [], 0, 0
     for plan in plans:
         asked = wanted(root, plan)
@@ -185,8 +202,9 @@ def plan_text(root: Path, plans: tuple[DataPlan, ...]) -> str:
         cells, done = asked.cells, sum(path.is_file() for path in places(root, asked))
         values = {(c.value, c.value_size, c.seed): c.value.steps for c in cells if c.value}
         learned = {trained_policy(c): c.policy.steps for c in cells}
+        facts_too = f" and {len(asked.described)} facts" if asked.described else ""
         lines.append(
-            f"{plan.name}: {len(cells)} cells and {len(asked.continuations)} continuations, {done} done; "
+            f"{plan.name}: {len(cells)} cells and {len(asked.continuations)} continuations{facts_too}, {done} done; "
             f"of the cells {len(values)} values and {len(learned)} policies, "
             f"{sum(values.values()) + sum(learned.values()):,} gradient steps, {sum(c.episodes for c in cells):,} episodes"
         )
@@ -228,6 +246,7 @@ def run(work: Work) -> Summary:
                 asked, path = wanted(work.root, plan), data_path(work.root, plan)
                 todo += matrix.jobs(work.root, path, asked.cells, together=not work.cores and not on_cpu())
                 todo += continuation.jobs(work.root, path, [one for _, one in asked.continuations])
+                todo += facts.jobs(work.root, path, asked.described)
             elif stop():
                 summary.leave(cell_name(cell) for cell in wanted(work.root, plan).cells)
         _do(todo, work, stop, summary)
@@ -255,7 +274,7 @@ def stored(root: Path) -> tuple[str, str, tuple[DataPlan, ...]]:
 def read_board(root: Path) -> Board:
     """Return what was found in a folder. Raises StoreError where files are damaged."""
     _, _, plans = stored(root)
-    board = Board(plans, {}, {}, {}, {}, [], {})
+    board = Board(plans, {}, {}, {}, {}, [], {}, facts={})
     for plan in plans:
         try:
             asked = wanted(root, plan)
@@ -285,11 +304,15 @@ def read_plan(root: Path, plan: DataPlan, asked: Wanted, board: Board) -> None:
         (as_planned, store.read_json(continuation.record_path(root, one))) for as_planned, one in asked.continuations
     ]
     board.continued[plan.name] = [pair for pair in records if pair[1]]
+    if asked.described:
+        board.facts[plan.name] = np.array([facts.read_facts(root, cell) for cell in asked.described])
     lacking = len(asked.cells) - len(tried) - sum(cell in board.failed for cell in asked.cells)
     ended = len(board.continued[plan.name])
+    unknown = sum(not facts.facts_path(root, cell).is_file() for cell in asked.described)
     for count, total, what in (
         (lacking, len(asked.cells), "cells have not been tried yet"),
         (len(records) - ended, len(records), "continuations have not ended"),
+        (unknown, len(asked.described), "seeds have not described the data yet"),
     ):
         if count:
             board.left_out.append(f"{plan.name}: {count} of {total} {what}")

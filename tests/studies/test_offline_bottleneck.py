@@ -162,7 +162,7 @@ def test_noise_in_the_data_is_judged_over_a_sweep():
 
 def test_what_was_not_run_is_said(board):
     without = make_board(World(plans=(boards.PLANS[1],)))
-    for id in ("R9a", "R9b", "R11a", "R13a", "R13b"):
+    for id in ("R9a", "R9b", "R11a", "R13a", "R13b", "D1a", "D1b", "D2a", "D2b", "D3"):
         (found,) = verdicts(without, id).values()
         assert found.verdict == UNDECIDED and "not run in this preset" in found.reason
 
@@ -194,7 +194,8 @@ def test_a_verdict_that_hangs_on_diverged_cells_is_none():
 # -------------------------------------------------------------------------------------------------------- figures and tables
 
 
-def test_every_figure_draws(board):
+def test_every_figure_draws():
+    board = make_board(World(plans=boards.PLANS + boards.ROBUST))
     found = STUDY.figures(board)
     assert [f.name for f in found[:2]] == ["matrix-maze", "matrix-explored"]
     for figure in found:

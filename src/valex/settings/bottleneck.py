@@ -3,7 +3,7 @@
 Imports no jax.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from valex.settings.offline import ExtractionKind, Mixing, PerturbationConfig, TestTimeKind, ValueKind
@@ -95,6 +95,33 @@ class MatrixConfig:
     """What nets see of an observation, as in a cell."""
     test_times: tuple[TestTimeKind, ...] = field(default_factory=tuple)
     """Improvements at test time, tried where value and policy have seen most data."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What is varied around the cells of most data: the value that is read, and what is climbed at test time."""
+
+    values: tuple[ValueKind, ...] = ()
+    """Values that the policies of the matrix are read off, beside the matrix's own."""
+    errors: tuple[float, ...] = ()
+    """Sizes of an error put on Q where it is climbed at test time, beside none (> 0, as in PerturbationConfig)."""
+
+
+def error_of(size: float, seed: int) -> PerturbationConfig | None:
+    """Return an error of Q whose random function is drawn anew for every seed; None of size 0."""
+    return PerturbationConfig(size, seed) if size else None
+
+
+def cells_around(robustness: Robustness, found: list[Cell]) -> list[Cell]:
+    """Return what is varied around cells: other values for the plain ones, errors for those improved at test time."""
+    plain = [cell for cell in found if cell.value is not None and cell.test_time is None]
+    others = [replace(cell, value=value) for value in robustness.values for cell in plain]
+    return others + [
+        replace(cell, perturbation=error_of(size, cell.seed))
+        for size in robustness.errors
+        for cell in found
+        if cell.test_time is not None
+    ]
 
 
 def cells(config: MatrixConfig, data: str, env: str) -> list[Cell]:

@@ -129,6 +129,7 @@ class Claim(NamedTuple):
     envs: tuple[str, ...] = ()  # environments that the claim is about; () for all
     agents: tuple[str, ...] = ()  # learners that the claim is about; () for all
     scope: str = POOLED_TOO  # POOLED_TOO | EACH | TOGETHER: one measurement over everything
+    part: str = "matrix"  # of an offline study: matrix | robustness, what its datasets have to have
 
 
 class Verdict(NamedTuple):

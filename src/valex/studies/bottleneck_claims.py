@@ -1,4 +1,4 @@
-"""The claims R1 to R13 of the study offline-bottleneck, as the specification words them.
+"""The claims R1 to R13 of the study offline-bottleneck, as the specification words them, and D1 to D3, which are ours.
 
 Every statistic, region and margin is ours [D] and was declared before any run; where the paper gives a number [T] it is that
 number. Scores of one dataset are compared with each other, never with those of another benchmark.
@@ -30,6 +30,7 @@ from valex.studies.bottleneck_measures import (
     settings_of,
 )
 from valex.studies.bottleneck_policies import POLICY_CLAIMS
+from valex.studies.bottleneck_robustness import ROBUSTNESS_CLAIMS
 from valex.studies.judge import MIN_SEEDS
 from valex.studies.offline import ALL, Board
 
@@ -127,6 +128,8 @@ def most_datasets(board: Board, name: str) -> list[Component] | str:
         if isinstance(found, str) or found[0].estimate is None:
             return f"{plan.name}: {found}"
         gaps.append(float(found[0].estimate(0.95).value))
+    if not gaps:
+        return f"{NOT_RUN}a matrix"
     won = sum(gap > 0 for gap in gaps)
 
     def share(confidence: float) -> Interval:
@@ -264,6 +267,7 @@ CLAIMS = (
         scope=EACH,
     ),
     *sorted((*POLICY_CLAIMS, *ERROR_CLAIMS), key=lambda claim: int(claim.id.strip("Rabc"))),
+    *ROBUSTNESS_CLAIMS,
 )
 REMARKS = (
     "These are datasets of our own. Each stands for one of the paper's environments and loses something on the way, as the list "
@@ -272,4 +276,5 @@ REMARKS = (
     "Where two alphas or N were run, an extractor is shown at the one that was best on other seeds (cross-fitting over halves); "
     "the paper seems to choose on the seeds that it reports, which is too good by construction.",
     f"{ALL.capitalize()}: a setting is a dataset with a value. Datasets of a sweep over noise take part in R11 alone.",
+    "D1 to D3 are about the datasets of the presets quick-robustness and paper-robustness, R1 to R13 about all others.",
 )

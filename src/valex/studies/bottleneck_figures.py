@@ -27,6 +27,7 @@ from valex.studies.bottleneck_measures import (
 )
 from valex.studies.bottleneck_panels import MEANS, plate, points, present, size_text, unit_of
 from valex.studies.bottleneck_policies import TESTS
+from valex.studies.bottleneck_robust_figures import ROBUST_FIGURES
 from valex.studies.offline import Board, DataPlan, is_default
 
 # ----------------------------------------------------------------------------------------------------------------- matrices
@@ -222,6 +223,7 @@ SHARED = (
         "OPEX moves each action along the value's gradient; TTT goes on training on states that are visited. No reward is read.",
         test_plate,
     ),
+    *ROBUST_FIGURES,
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from valex.offline.matrix_statistics import best_alpha
-from valex.settings.bottleneck import Cell
+from valex.settings.bottleneck import Cell, error_of
 from valex.settings.offline import ExtractionKind, TestTimeKind, ValueKind
 from valex.studies.base import Claim, Component
 from valex.studies.offline import Board, DataPlan, is_default
@@ -60,7 +60,8 @@ def template(board: Board, name: str, value: ValueKind | None, policy: Extractio
     if not board.cells.get(name):
         return None
     shared = board.cells[name][0]
-    return replace(shared, value=value, policy=policy, test_time=None, encoding=plan_of(board, name).matrix.encoding)
+    plain = replace(shared, test_time=None, perturbation=None, encoding=plan_of(board, name).matrix.encoding)
+    return replace(plain, value=value, policy=policy)
 
 
 def counted(board: Board, name: str) -> dict[Cell, dict[str, Any]]:
@@ -84,15 +85,21 @@ def numbers(
     return block(counted(board, name), like, config.sizes, config.seeds, measure)
 
 
-def at_test_time(board: Board, name: str, value: ValueKind, policy: ExtractionKind, how: TestTimeKind) -> np.ndarray:
-    """Return the score of a policy that is improved at test time, [S], where value and policy have seen most data."""
+def at_test_time(
+    board: Board, name: str, value: ValueKind, policy: ExtractionKind, how: TestTimeKind, error: float = 0.0
+) -> np.ndarray:
+    """Return the score of a policy that is improved at test time, [S], where value and policy have seen most data.
+
+    error: size of what was put on Q, in its standard deviations over the data.
+    """
     from valex.matrix import values_of
 
     config, like = plan_of(board, name).matrix, template(board, name, value, policy)
     if like is None:
         return np.full(len(config.seeds), np.nan)
     most = config.sizes[-1]
-    cells = [replace(like, value_size=most, policy_size=most, seed=seed, test_time=how) for seed in config.seeds]
+    like = replace(like, value_size=most, policy_size=most, test_time=how)
+    cells = [replace(like, seed=seed, perturbation=error_of(error, seed)) for seed in config.seeds]
     return values_of(counted(board, name), cells)
 
 

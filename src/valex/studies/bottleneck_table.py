@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from valex.offline.matrix_statistics import Direction, direction
+from valex.settings.bottleneck import Cell
 from valex.statistics import Interval, mean_over_seeds
 from valex.studies.base import Table
 from valex.studies.bottleneck_measures import (
@@ -91,6 +92,13 @@ def record(tuned: Interval, fixed: Interval | None, where: Direction | None) -> 
     return found
 
 
+def hidden_text(cell: Cell) -> str:
+    """Return the hidden layers of a cell's value: "64x64", "linear", "" without a value."""
+    if cell.value is None:
+        return ""
+    return "x".join(map(str, cell.value.hidden)) or "linear"
+
+
 def trial_rows(board: Board) -> list[dict[str, Any]]:
     """Return every trial: its cell, its score and its measures; a measure that it lacks is NaN."""
     rows, names = [], dict.fromkeys(m for trial in board.found.values() for m in trial.get("measures", {}))
@@ -102,6 +110,8 @@ def trial_rows(board: Board) -> list[dict[str, Any]]:
             row = {"dataset": plan.name, "value": cell.value.name if cell.value else "", "value_size": cell.value_size}
             row |= {"extractor": cell.policy.name, "setting": knob(cell.policy), "policy_size": cell.policy_size}
             row |= {"test_time": f"{how.name} beta={how.beta:g}" if how else "", "encoding": cell.encoding}
+            row |= {"num_critics": cell.value.num_critics if cell.value else 0, "hidden": hidden_text(cell)}
+            row |= {"error_size": cell.perturbation.size if cell.perturbation else 0.0}
             row |= {"seed": cell.seed, "score": trial["score"], "unit": trial.get("unit", "")}
             rows.append(row | {name: trial.get("measures", {}).get(name, float("nan")) for name in names})
     return rows

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from valex.config import from_dict
 from valex.fields import ConfigError
-from valex.settings.bottleneck import Cell, Continuation, Encoding, MatrixConfig, cells
+from valex.settings.bottleneck import Cell, Continuation, Encoding, MatrixConfig, Robustness, cells, cells_around
 from valex.settings.datasets import GENERATORS
 from valex.settings.offline import EXTRACTION_CONFIGS, TEST_TIME_CONFIGS, VALUE_CONFIGS
 from valex.studies.base import TOGETHER, Claim, Verdict
 from valex.studies.judge import judge_in, nothing
 
 ALL = "all datasets"
+MATRIX, ROBUSTNESS = "matrix", "robustness"  # parts of a study, by what its datasets are there for
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,20 @@ class DataPlan:
     """Policies that are trained on online, for every seed of the matrix; their data, env and seed are filled in."""
     tested: tuple[tuple[str, str], ...] = (("iql", "awr"),)
     """(value, extractor) whose policy, at the default of its config, is improved at test time as the matrix says."""
+    robustness: Robustness | None = None
+    """What is varied around its matrix, which then is of most data alone and not looked at by itself; None: nothing."""
+
+    @property
+    def part(self) -> str:
+        """Which claims are judged on it by itself: those of matrices, those of what is varied, or "" for none."""
+        if self.robustness is not None:
+            return ROBUSTNESS if self.robustness.values or self.robustness.errors else ""
+        return MATRIX if self.matrix.values and not self.sweep else ""
 
     @property
     def alone(self) -> bool:
         """Whether its matrix is looked at by itself."""
-        return not self.sweep and bool(self.matrix.values)
+        return self.part == MATRIX
 
 
 class Board(NamedTuple):
@@ -67,6 +79,7 @@ class Board(NamedTuple):
         str, list[tuple[Continuation, dict[str, Any]]]
     ] = {}  # by dataset: (as planned, its record), never changed
     floor: bool = False  # True: what failed scores the lowest seen on its dataset; False: it has no score
+    facts: dict[str, np.ndarray] = {}  # by dataset: [S, F] features of it as every seed saw it, never changed
 
 
 class OfflineStudy(NamedTuple):
@@ -97,12 +110,22 @@ def cells_of(plan: DataPlan, data: str, env: str) -> list[Cell]:
     """
     found = cells(plan.matrix, data, env)
     found += [replace(cell, encoding=e) for e in plan.encodings for cell in found if cell.policy.name == "bc"]
-    return [
+    kept = [
         cell
         for cell in found
         if cell.test_time is None
         or (cell.value is not None and (cell.value.name, cell.policy.name) in plan.tested and is_default(cell.policy))
     ]
+    return kept + (cells_around(plan.robustness, kept) if plan.robustness else [])
+
+
+def facts_of(found: list[Cell], plan: DataPlan) -> list[Cell]:
+    """Return the cells, one a seed, whose data are described for the rule that picks an extractor: AWR's of the matrix."""
+    if plan.robustness is None:
+        return []
+    value, most = plan.matrix.values[0], plan.matrix.sizes[-1]
+    plain = [c for c in found if c.policy.name == "awr" and c.value == value and c.policy_size == c.value_size == most]
+    return list({cell.seed: cell for cell in plain if cell.test_time is None}.values())
 
 
 def continuations_of(plan: DataPlan, data: str, env: str) -> list[tuple[Continuation, Continuation]]:
@@ -134,15 +157,19 @@ def _plan(row: dict[str, Any]) -> DataPlan:
     tested = tuple(map(tuple, row["tested"]))
     lists: dict[str, Any] = {"tested": tested, "encodings": tuple(row.get("encodings", ()))}
     lists["continuations"] = tuple(from_dict(one, Continuation) for one in row.get("continuations", ()))
+    if around := row.get("robustness"):
+        values = tuple(from_dict(kind, VALUE_CONFIGS[kind["name"]]) for kind in around["values"])
+        lists["robustness"] = Robustness(values, tuple(around["errors"]))
     return DataPlan(**(row | {"settings": settings, "matrix": MatrixConfig(**matrix)} | lists))
 
 
 def judge(claim: Claim, board: Board) -> list[Verdict]:
-    """Return the verdicts of a claim: one per dataset that is in no sweep, pooled or together as the claim says.
+    """Return the verdicts of a claim: one per dataset that has what it is about, pooled or together as the claim says.
 
     The `envs` of a claim are kinds of generators here.
     """
     if claim.scope == TOGETHER:
         return judge_in(claim, board, [ALL])
-    names = [plan.name for plan in board.plans if plan.alone and (not claim.envs or plan.kind in claim.envs)]
+    about = [plan for plan in board.plans if plan.part == claim.part]
+    names = [plan.name for plan in about if not claim.envs or plan.kind in claim.envs]
     return judge_in(claim, board, names) if names else [nothing(claim, ALL, "not run in this preset")]

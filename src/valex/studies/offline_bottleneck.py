@@ -20,6 +20,7 @@ from valex.settings.offline import ActorGoals, OPEXConfig, TestTimeKind, TTTConf
 from valex.studies.bottleneck_claims import CLAIMS, REMARKS
 from valex.studies.bottleneck_figures import figures
 from valex.studies.bottleneck_plans import Followed, Grid, Nets, goal_values, one_task, policies, task_values
+from valex.studies.bottleneck_robust_plans import described, further, robust
 from valex.studies.bottleneck_table import results
 from valex.studies.offline import DataPlan, OfflineStudy
 
@@ -118,6 +119,16 @@ def quick() -> tuple[DataPlan, ...]:
             clock=400,
         ),
     )
+
+
+def quick_robustness() -> tuple[DataPlan, ...]:
+    """Return what is varied around the largest cells of `quick`, and the rule over eight datasets: a quarter of an hour or so.
+
+    Datasets and cells that both presets have are the same, so what `quick` made can be copied into the new folder first: its
+    datasets, values, policies and trials.
+    """
+    plans = [plan for plan in quick() if plan.alone]
+    return (*map(robust, plans), *map(described, further(plans[0], plans[2])))
 
 
 # --------------------------------------------------------------------------------------------------------------------- paper
@@ -257,6 +268,12 @@ def paper() -> tuple[DataPlan, ...]:
     )
 
 
+def paper_robustness() -> tuple[DataPlan, ...]:
+    """Return what is varied around the largest cells of `paper`; the sweep over noise takes part in the rule alone."""
+    plans = paper()
+    return (*(robust(p) for p in plans if p.alone), *(described(p) for p in plans if p.sweep))
+
+
 OFFLINE_BOTTLENECK = OfflineStudy(
     name="offline-bottleneck",
     title="Is it the value, the extraction or the generalisation?",
@@ -264,7 +281,13 @@ OFFLINE_BOTTLENECK = OfflineStudy(
         "Offline RL on datasets of our own: values learned from more and more data, policies read off them from more and more "
         "data, by weighted cloning (AWR), a behaviour-constrained policy gradient (DDPG+BC) and the best of N samples (SfBC)."
     ),
-    presets={"smoke": smoke, "quick": quick, "paper": paper},
+    presets={
+        "smoke": smoke,
+        "quick": quick,
+        "quick-robustness": quick_robustness,
+        "paper": paper,
+        "paper-robustness": paper_robustness,
+    },
     figures=figures,
     claims=CLAIMS,
     remarks=REMARKS,
