@@ -6,8 +6,8 @@ from typing import Any
 from valex.report import page
 from valex.report.dataset_figures import plates, size_name
 from valex.report.dataset_words import PARTS, best_name, method_name, percent, said, sentences
-from valex.report.figures import as_csv, draw, plate_rows
-from valex.store import write_bytes, write_json
+from valex.report.diagnosis import write_files
+from valex.report.figures import draw
 from valex.studies.results import number
 
 TITLE = "Where does this dataset's method fall short?"
@@ -187,10 +187,4 @@ def write_dataset_diagnosis(d: dict[str, Any], out: Path) -> Path:
         "left-out", "Not known and left out", page.bullets([*d["missing"], *left_out, *failed], "Nothing.")
     )
     document = page.document(TITLE, d["about"]["data"], sentences(d), sections)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "diagnosis.json", d)
-    for name, (_, _, picture, plate) in drawn.items():
-        write_bytes(out / f"{name}.png", picture.png)
-        write_bytes(out / f"{name}.csv", as_csv(plate_rows(plate)))
-    write_bytes(out / "index.html", document.encode())
-    return out / "index.html"
+    return write_files(out, "diagnosis.json", d, drawn, document)

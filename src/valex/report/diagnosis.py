@@ -108,11 +108,18 @@ def write_diagnosis(d: dict[str, Any], out: Path | str) -> Path:
     sections["left-out"] = page.section("left-out", "Left out", page.bullets(left_out + missing(d), "Nothing."))
     found = sentences(d)
     document = page.document("Why is this policy gradient as it is?", d["about"].get("name", ""), found, sections)
-    out = Path(out)
+    return write_files(Path(out), "gradients.json", d, drawn, document)
+
+
+def write_files(out: Path, name: str, numbers: dict[str, Any], drawn: dict[str, tuple], document: str) -> Path:
+    """Write numbers, figures and last the page of a diagnosis into `out`; return where the page lies. Raises OSError.
+
+    drawn: figure's name -> (title, caption, Picture, Plate).
+    """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "gradients.json", d)
-    for name, (_, _, picture, plate) in drawn.items():
-        write_bytes(out / f"{name}.png", picture.png)
-        write_bytes(out / f"{name}.csv", as_csv(plate_rows(plate)))
+    write_json(out / name, numbers)
+    for figure, (_, _, picture, plate) in drawn.items():
+        write_bytes(out / f"{figure}.png", picture.png)
+        write_bytes(out / f"{figure}.csv", as_csv(plate_rows(plate)))
     write_bytes(out / "index.html", document.encode())
     return out / "index.html"
