@@ -110,5 +110,8 @@ def test_commands_are_understood(line, tmp_path, monkeypatch, capsys):
         missing = {"gradients": "RUN is neither a run directory nor a preset", "dataset": "PATH: there is nothing"}
         assert main(words) == 2 and missing[words[1]] in capsys.readouterr().err
         return
+    if words[:2] == ["dataset", "card"]:
+        assert main(words) == 2 and "runs/datasets/maze: there is nothing" in capsys.readouterr().err
+        return
     more = [w for w in ("--dry-run", "--json") if w not in words] if words[0] in ("train", "study") else []
     assert main(words + more * ("--help" not in words)) == 0, capsys.readouterr().err
