@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,6 +251,48 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
         written(tmp_path, "set", "native", numbered((2, 2), ()))
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     assert json.loads((path / "card.json").read_text()) == before
+
+
+FULL = """
+import resource, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from trajectories import numbered
+from valex import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+real = Path.write_bytes
+def full(path, data):
+    try:
+        return real(path, data)
+    except OSError as error:
+        raise OSError(28, "No space left on device") from error  # as the system says it: without a name
+Path.write_bytes = full
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.exit(cli.main({words!r}))
+"""
+
+
+@pytest.mark.parametrize(("name", "kind"), [("set", "native"), ("set.hdf5", "d4rl"), ("set-v0", "minari")])
+def test_a_full_disk_is_said_in_one_line_that_names_the_dataset(name, kind, tmp_path):
+    source, out = written(tmp_path, "source", "native", numbered((4000,), ())), tmp_path / name
+    words = ["dataset", "convert", str(source), str(out), "--format", kind]
+    code = FULL.format(tests=str(Path(__file__).parents[1]), words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = f"valex: No space left on device: {out}; free some space, the same command then goes on from here\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_is_written_may_be_read_by_whom_the_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = written(tmp_path, "set", "native")
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == {
+        "arrays.safetensors": 0o640,
+        "card.json": 0o640,
+    }
 
 
 def test_a_missing_package_is_named_with_its_pip_line():

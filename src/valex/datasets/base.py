@@ -68,7 +68,7 @@ def naming(path: Path, what: str = "truncated or damaged ({}); mend the file or 
         raise
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # a write alone does not name its file
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: {what.format(why)}") from error
 
@@ -85,6 +85,19 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             write(part)
             if path.is_dir() and not part.is_dir():
                 raise ConfigError(f"{path}: is a folder; name a file")
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[Any]:
+    """Yield an HDF5 file in memory, episodes and keys in the order in which they are made; then write it to `path`.
+
+    HDF5 must not meet a full disk: it cannot close a file that it could not write, and takes the process down with it.
+    """
+    with need("h5py").File(path, "w", driver="core", backing_store=False, block_size=2**20, track_order=True) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def with_final(data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from valex.datasets.base import CARD_KEY, Format, Origin, boxed, built, finished, need
+from valex.datasets.base import CARD_KEY, Format, Origin, boxed, built, finished, need, new_hdf5
 from valex.datasets.card import Card, to_json
 from valex.offline.data import DataError, Dataset
 
@@ -107,8 +107,7 @@ def to_dict(data: Dataset) -> dict[str, np.ndarray]:
 
 def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     """Write the file `part`."""
-    h5py = need("h5py")
-    with h5py.File(part, "w") as file:
+    with new_hdf5(part) as file:
         for key, value in to_dict(data).items():
             file.create_dataset(key, data=value)
         file.attrs[CARD_KEY] = to_json(card)

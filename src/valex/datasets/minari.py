@@ -22,6 +22,7 @@ from valex.datasets.base import (
     cut_at_flags,
     finished,
     need,
+    new_hdf5,
     with_final,
     without_final,
 )
@@ -183,7 +184,6 @@ def _rescale(steps: dict[str, np.ndarray], metadata: dict, notes: list[str]) -> 
 
 def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     """Write the folder `part`, which `minari.load_dataset(name)` opens where MINARI_DATASETS_PATH is its parent."""
-    h5py = need("h5py")
     if not re.fullmatch(r"[-_\w]+-v\d+", name):
         right = re.sub(r"[^-_\w]", "_", re.sub(r"-v\d+$", "", name))
         raise ConfigError(
@@ -195,7 +195,7 @@ def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     starts = np.concatenate([[0], final[:-1] + 1])
     infos = {key: value for key, value in rows.items() if key not in ("obs", "action", "reward", "terminated")}
     flags = {"terminations": data.terminated, "truncations": data.truncated, "rewards": data.reward}
-    with h5py.File(part / DATA / MAIN, "w", track_order=True) as file:
+    with new_hdf5(part / DATA / MAIN) as file:
         for e, (begin, end) in enumerate(zip(starts, final + 1, strict=True)):
             group, steps = file.create_group(f"episode_{e}"), slice(offsets[e], offsets[e + 1])
             group.attrs["id"], group.attrs["total_steps"] = e, int(offsets[e + 1] - offsets[e])
