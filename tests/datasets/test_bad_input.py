@@ -73,14 +73,17 @@ OGBENCH = {
     "box": ({"actions": nan_at(4, (6, 1), 3.0)}, "actions: row 3 is outside [-1, 1] (3)"),
     "cut": ({"terminals": np.array([0, 0, 1, 0, 0, 0])}, "terminals: row 5", "get it again"),
     "empty trajectory": ({"terminals": np.array([0, 0, 1, 1, 0, 1])}, "terminals: row 3", "without a step"),
+    "no rows": ({key: np.zeros((0, 2)) for key in ("observations", "actions", "terminals")}, "observations: no rows"),
     "pixels": ({"observations": np.zeros((6, 4, 4, 3))}, "observations: 4 axes"),
 }
+SIX = ("observations", "next_observations", "actions", "rewards", "terminals", "timeouts")
 D4RL = {
     "missing": ({"rewards": None}, "rewards: missing", "terminals"),
     "length": ({"rewards": np.zeros(7)}, "rewards: 7 rows, observations has 6"),
     "nan": ({"rewards": nan_at(2, (6,))}, "rewards: row 2 is not finite"),
     "nan successor": ({"next_observations": nan_at(4)}, "next_observations: row 4 is not finite"),
     "box": ({"actions": nan_at(5, (6, 1), -1.5)}, "actions: row 5 is outside [-1, 1] (1.5)"),
+    "no rows": ({key: np.zeros((0, 2)) for key in SIX}, "observations: no rows"),
     "discrete": ({"actions": np.zeros(6)}, "actions: 1 axes"),
 }
 

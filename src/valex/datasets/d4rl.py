@@ -60,6 +60,8 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
                 f"{key}: missing; there are {', '.join(sorted(arrays)) or 'no keys'}; is it a D4RL dataset?"
             )
     rows = len(arrays["observations"])
+    if rows == 0:
+        raise DataError("observations: no rows; a dataset needs at least one transition")
     wanted = ("actions", "rewards", "terminals", "timeouts", "next_observations")
     for key in [key for key in arrays if key in wanted or key.startswith(INFOS)]:
         if len(arrays[key]) != rows:
