@@ -84,6 +84,7 @@ D4RL = {
     "nan successor": ({"next_observations": nan_at(4)}, "next_observations: row 4 is not finite"),
     "box": ({"actions": nan_at(5, (6, 1), -1.5)}, "actions: row 5 is outside [-1, 1] (1.5)"),
     "no rows": ({key: np.zeros((0, 2)) for key in SIX}, "observations: no rows"),
+    "other successors": ({"next_observations": np.ones((6, 2))}, "next_observations: row 0 ", "4 of 4 rows", "shifted"),
     "discrete": ({"actions": np.zeros(6)}, "actions: 1 axes"),
 }
 

@@ -73,8 +73,8 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
     obs = np.asarray(arrays["observations"])
     if "next_observations" in arrays:
         following, kept = np.asarray(arrays["next_observations"]), np.ones(rows, bool)
-        if not flags_only and obs.shape == following.shape:
-            ends[:-1] |= np.linalg.norm(obs[1:] - following[:-1], axis=-1) > JUMP
+        if not flags_only and obs.ndim == 2 and obs.shape == following.shape:
+            ends[:-1] |= _jumps(obs, following, ends, notes)
     else:
         following = np.where(ends[:, None], obs, np.roll(obs, -1, axis=0)) if obs.ndim == 2 else obs
         kept = ~ends | terminals
@@ -85,6 +85,26 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
         )
     ends[-1] = True
     return _cut(arrays, ends, kept, {"next_obs": following, "terminated": terminals}, notes)
+
+
+def _jumps(obs: np.ndarray, following: np.ndarray, ends: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return which rows but the last, [N - 1] bool, are not followed by their successor though no flag `ends` [N] them.
+
+    Raises DataError where most are: no collection does that, so the column is another one than it is called.
+    """
+    jumps = (np.linalg.norm(obs[1:] - following[:-1], axis=-1) > JUMP) & ~ends[:-1]
+    count, unflagged = int(jumps.sum()), int(np.sum(~ends[:-1]))
+    if 2 * count > unflagged:
+        raise DataError(
+            f"next_observations: row {np.flatnonzero(jumps)[0]} is not the observation of the row behind, nor are {count} "
+            f"of {unflagged} rows that no flag ends; is it shifted or normalised? mend it, or leave it out to have it derived"
+        )
+    if count:
+        notes.append(
+            f"trajectories end at {int(ends.sum())} rows by terminals and timeouts, and at {count} more whose "
+            "next_observations is not the observation of the row behind"
+        )
+    return jumps
 
 
 def _cut(arrays: dict, ends: np.ndarray, kept: np.ndarray, known: dict, notes: list[str]) -> Dataset:
