@@ -70,7 +70,7 @@ OGBENCH = {
     "length": ({"actions": np.zeros((5, 1))}, "actions: 5 rows, observations has 6"),
     "nan": ({"observations": nan_at(1)}, "observations: row 1 is not finite", "drop"),
     "infinite": ({"actions": nan_at(3, (6, 1), np.inf)}, "actions: row 2 is not finite"),
-    "box": ({"actions": nan_at(4, (6, 1), 3.0)}, "actions: row 3 is outside [-1, 1] (3)"),
+    "box": ({"actions": nan_at(4, (6, 1), 3.0)}, "actions: row 3 is outside [-1, 1] (3)", "divide them by its bound"),
     "cut": ({"terminals": np.array([0, 0, 1, 0, 0, 0])}, "terminals: row 5", "get it again"),
     "empty trajectory": ({"terminals": np.array([0, 0, 1, 1, 0, 1])}, "terminals: row 3", "without a step"),
     "no rows": ({key: np.zeros((0, 2)) for key in ("observations", "actions", "terminals")}, "observations: no rows"),
@@ -82,7 +82,11 @@ D4RL = {
     "length": ({"rewards": np.zeros(7)}, "rewards: 7 rows, observations has 6"),
     "nan": ({"rewards": nan_at(2, (6,))}, "rewards: row 2 is not finite"),
     "nan successor": ({"next_observations": nan_at(4)}, "next_observations: row 4 is not finite"),
-    "box": ({"actions": nan_at(5, (6, 1), -1.5)}, "actions: row 5 is outside [-1, 1] (1.5)"),
+    "box": (
+        {"actions": nan_at(5, (6, 1), -1.5)},
+        "actions: row 5 is outside [-1, 1] (1.5)",
+        "divide them by its bound",
+    ),
     "no rows": ({key: np.zeros((0, 2)) for key in SIX}, "observations: no rows"),
     "other successors": ({"next_observations": np.ones((6, 2))}, "next_observations: row 0 ", "4 of 4 rows", "shifted"),
     "discrete": ({"actions": np.zeros(6)}, "actions: 1 axes"),
@@ -127,7 +131,16 @@ MINARI = {
         lambda f: _replace(f, "episode_1/actions", np.zeros((1, 2), np.float32)),
         "actions: shape (1, 2) in episode_1",
     ),
-    "nan": (lambda f: f["episode_2/rewards"].__setitem__(1, np.nan), "rewards: row 6 is not finite"),
+    "nan": (
+        lambda f: f["episode_2/rewards"].__setitem__(1, np.nan),
+        "rewards: row 6 is not finite",
+        "row 1 of episode_2",
+    ),
+    "nan at the end": (
+        lambda f: f["episode_2/observations"].__setitem__((3, 1), np.nan),
+        "observations: row 7 is not finite",
+        "row 3 of episode_2",
+    ),
     "altered": (lambda f: f["episode_2/rewards"].__setitem__(1, 5.0), "not those of its card"),
 }
 

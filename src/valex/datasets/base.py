@@ -1,6 +1,7 @@
 """What all formats share: errors that name the file, writing that leaves all or nothing, rows with a final observation."""
 
 import errno
+import re
 import warnings
 import zipfile
 import zlib
@@ -160,13 +161,23 @@ def boxed(steps: dict[str, np.ndarray], notes: list[str], what: str = "actions")
 
 
 def built(
-    steps: dict[str, np.ndarray], offsets: np.ndarray, extras: dict[str, np.ndarray], keys: dict[str, str]
+    steps: dict[str, np.ndarray],
+    offsets: np.ndarray,
+    extras: dict[str, np.ndarray],
+    keys: dict[str, str],
+    place: Callable[[int, bool], str] | None = None,
 ) -> Dataset:
-    """Call `from_arrays`; an error names the keys as the file spells them (`keys`: ours -> the file's)."""
+    """Call `from_arrays`; an error names the keys as the file spells them (`keys`: ours -> the file's).
+
+    place: (row, whether it is of a successor) -> where the file has it, for files whose rows are not counted as ours are.
+    """
     try:
         return from_arrays(steps, offsets, extras)
     except DataError as error:
         key, _, rest = str(error).partition(":")
+        found = re.match(r" row (\d+) ", rest)
+        if place and found:
+            rest += f"; that is {place(int(found[1]), key.removeprefix('extras.').startswith(NEXT))}"
         raise DataError(f"{keys.get(key, key)}:{rest}") from error
 
 
