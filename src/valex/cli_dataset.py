@@ -124,8 +124,12 @@ def convert(arguments: list[str]) -> int:
         raise UsageError(f"val_share: {command.val_share:g} is not in [0, 1)")
     if command.val_share and command.format != "ogbench":
         raise UsageError(f"val_share: {command.format} has no validation file; take --format ogbench")
-    from valex.datasets.files import read, write, write_pair
+    from valex.datasets.files import read, validation_path, write, write_pair
 
+    places = (command.out, validation_path(command.out)) if command.val_share else (command.out,)
+    source = command.path.resolve()
+    if any(place.resolve() in (source, *source.parents) for place in places):  # it would be replaced
+        raise UsageError(f"out: {command.out} is where the dataset itself lies; name another path")
     data, its = read(command.path)
     if command.val_share:
         paths = write_pair(command.out, data, its, command.val_share)

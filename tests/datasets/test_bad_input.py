@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,17 +70,25 @@ OGBENCH = {
     "length": ({"actions": np.zeros((5, 1))}, "actions: 5 rows, observations has 6"),
     "nan": ({"observations": nan_at(1)}, "observations: row 1 is not finite", "drop"),
     "infinite": ({"actions": nan_at(3, (6, 1), np.inf)}, "actions: row 2 is not finite"),
-    "box": ({"actions": nan_at(4, (6, 1), 3.0)}, "actions: row 3 is outside [-1, 1] (3)"),
+    "box": ({"actions": nan_at(4, (6, 1), 3.0)}, "actions: row 3 is outside [-1, 1] (3)", "divide them by its bound"),
     "cut": ({"terminals": np.array([0, 0, 1, 0, 0, 0])}, "terminals: row 5", "get it again"),
     "empty trajectory": ({"terminals": np.array([0, 0, 1, 1, 0, 1])}, "terminals: row 3", "without a step"),
+    "no rows": ({key: np.zeros((0, 2)) for key in ("observations", "actions", "terminals")}, "observations: no rows"),
     "pixels": ({"observations": np.zeros((6, 4, 4, 3))}, "observations: 4 axes"),
 }
+SIX = ("observations", "next_observations", "actions", "rewards", "terminals", "timeouts")
 D4RL = {
     "missing": ({"rewards": None}, "rewards: missing", "terminals"),
     "length": ({"rewards": np.zeros(7)}, "rewards: 7 rows, observations has 6"),
     "nan": ({"rewards": nan_at(2, (6,))}, "rewards: row 2 is not finite"),
     "nan successor": ({"next_observations": nan_at(4)}, "next_observations: row 4 is not finite"),
-    "box": ({"actions": nan_at(5, (6, 1), -1.5)}, "actions: row 5 is outside [-1, 1] (1.5)"),
+    "box": (
+        {"actions": nan_at(5, (6, 1), -1.5)},
+        "actions: row 5 is outside [-1, 1] (1.5)",
+        "divide them by its bound",
+    ),
+    "no rows": ({key: np.zeros((0, 2)) for key in SIX}, "observations: no rows"),
+    "other successors": ({"next_observations": np.ones((6, 2))}, "next_observations: row 0 ", "4 of 4 rows", "shifted"),
     "discrete": ({"actions": np.zeros(6)}, "actions: 1 axes"),
 }
 
@@ -120,7 +131,16 @@ MINARI = {
         lambda f: _replace(f, "episode_1/actions", np.zeros((1, 2), np.float32)),
         "actions: shape (1, 2) in episode_1",
     ),
-    "nan": (lambda f: f["episode_2/rewards"].__setitem__(1, np.nan), "rewards: row 6 is not finite"),
+    "nan": (
+        lambda f: f["episode_2/rewards"].__setitem__(1, np.nan),
+        "rewards: row 6 is not finite",
+        "row 1 of episode_2",
+    ),
+    "nan at the end": (
+        lambda f: f["episode_2/observations"].__setitem__((3, 1), np.nan),
+        "observations: row 7 is not finite",
+        "row 3 of episode_2",
+    ),
     "altered": (lambda f: f["episode_2/rewards"].__setitem__(1, 5.0), "not those of its card"),
 }
 
@@ -248,6 +268,48 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
         written(tmp_path, "set", "native", numbered((2, 2), ()))
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     assert json.loads((path / "card.json").read_text()) == before
+
+
+FULL = """
+import resource, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from trajectories import numbered
+from valex import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+real = Path.write_bytes
+def full(path, data):
+    try:
+        return real(path, data)
+    except OSError as error:
+        raise OSError(28, "No space left on device") from error  # as the system says it: without a name
+Path.write_bytes = full
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.exit(cli.main({words!r}))
+"""
+
+
+@pytest.mark.parametrize(("name", "kind"), [("set", "native"), ("set.hdf5", "d4rl"), ("set-v0", "minari")])
+def test_a_full_disk_is_said_in_one_line_that_names_the_dataset(name, kind, tmp_path):
+    source, out = written(tmp_path, "source", "native", numbered((4000,), ())), tmp_path / name
+    words = ["dataset", "convert", str(source), str(out), "--format", kind]
+    code = FULL.format(tests=str(Path(__file__).parents[1]), words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = f"valex: No space left on device: {out}; free some space, the same command then goes on from here\n"
+    assert (done.returncode, done.stderr) == (1, said)
+    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_is_written_may_be_read_by_whom_the_umask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = written(tmp_path, "set", "native")
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == {
+        "arrays.safetensors": 0o640,
+        "card.json": 0o640,
+    }
 
 
 def test_a_missing_package_is_named_with_its_pip_line():

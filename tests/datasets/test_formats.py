@@ -189,7 +189,21 @@ def test_d4rl_cuts_where_observations_jump():
     arrays["next_observations"][6] += 5e-7  # below the jump that parts trajectories
     assert from_dict(arrays, []).offsets.tolist() == [0, 4, 10]
     arrays["next_observations"][6] += 5e-6
-    assert from_dict(arrays, []).offsets.tolist() == [0, 4, 7, 10]
+    notes: list[str] = []
+    assert from_dict(arrays, notes).offsets.tolist() == [0, 4, 7, 10]
+    assert "end at 0 rows by terminals and timeouts, and at 2 more" in notes[-1]
+
+
+def test_d4rl_refuses_successors_that_are_hardly_ever_the_row_behind():
+    from valex.datasets.d4rl import from_dict, to_dict
+    from valex.offline.data import DataError
+
+    arrays, notes = to_dict(numbered((4, 6), ())), []
+    assert from_dict(arrays, notes).offsets.tolist() == [0, 4, 10] and notes == []
+    right = arrays["next_observations"]
+    for wrong in (np.zeros_like(right), np.roll(right, 1, axis=0), (right - right.mean()) / right.std()):
+        with pytest.raises(DataError, match=r"^next_observations: row 0 .* 8 of 8 rows that no flag ends"):
+            from_dict(arrays | {"next_observations": wrong}, [])
 
 
 def test_episodes_that_go_on_behind_a_termination_are_cut_there(tmp_path):

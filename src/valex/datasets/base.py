@@ -1,6 +1,7 @@
 """What all formats share: errors that name the file, writing that leaves all or nothing, rows with a final observation."""
 
 import errno
+import re
 import warnings
 import zipfile
 import zlib
@@ -68,7 +69,7 @@ def naming(path: Path, what: str = "truncated or damaged ({}); mend the file or 
         raise
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # a write alone does not name its file
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: {what.format(why)}") from error
 
@@ -85,6 +86,19 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             write(part)
             if path.is_dir() and not part.is_dir():
                 raise ConfigError(f"{path}: is a folder; name a file")
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[Any]:
+    """Yield an HDF5 file in memory, episodes and keys in the order in which they are made; then write it to `path`.
+
+    HDF5 must not meet a full disk: it cannot close a file that it could not write, and takes the process down with it.
+    """
+    with need("h5py").File(path, "w", driver="core", backing_store=False, block_size=2**20, track_order=True) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def with_final(data: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -147,13 +161,23 @@ def boxed(steps: dict[str, np.ndarray], notes: list[str], what: str = "actions")
 
 
 def built(
-    steps: dict[str, np.ndarray], offsets: np.ndarray, extras: dict[str, np.ndarray], keys: dict[str, str]
+    steps: dict[str, np.ndarray],
+    offsets: np.ndarray,
+    extras: dict[str, np.ndarray],
+    keys: dict[str, str],
+    place: Callable[[int, bool], str] | None = None,
 ) -> Dataset:
-    """Call `from_arrays`; an error names the keys as the file spells them (`keys`: ours -> the file's)."""
+    """Call `from_arrays`; an error names the keys as the file spells them (`keys`: ours -> the file's).
+
+    place: (row, whether it is of a successor) -> where the file has it, for files whose rows are not counted as ours are.
+    """
     try:
         return from_arrays(steps, offsets, extras)
     except DataError as error:
         key, _, rest = str(error).partition(":")
+        found = re.match(r" row (\d+) ", rest)
+        if place and found:
+            rest += f"; that is {place(int(found[1]), key.removeprefix('extras.').startswith(NEXT))}"
         raise DataError(f"{keys.get(key, key)}:{rest}") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from valex.datasets.base import CARD_KEY, Format, Origin, boxed, built, finished, need
+from valex.datasets.base import CARD_KEY, Format, Origin, boxed, built, finished, need, new_hdf5
 from valex.datasets.card import Card, to_json
 from valex.offline.data import DataError, Dataset
 
@@ -60,6 +60,8 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
                 f"{key}: missing; there are {', '.join(sorted(arrays)) or 'no keys'}; is it a D4RL dataset?"
             )
     rows = len(arrays["observations"])
+    if rows == 0:
+        raise DataError("observations: no rows; a dataset needs at least one transition")
     wanted = ("actions", "rewards", "terminals", "timeouts", "next_observations")
     for key in [key for key in arrays if key in wanted or key.startswith(INFOS)]:
         if len(arrays[key]) != rows:
@@ -71,8 +73,8 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
     obs = np.asarray(arrays["observations"])
     if "next_observations" in arrays:
         following, kept = np.asarray(arrays["next_observations"]), np.ones(rows, bool)
-        if not flags_only and obs.shape == following.shape:
-            ends[:-1] |= np.linalg.norm(obs[1:] - following[:-1], axis=-1) > JUMP
+        if not flags_only and obs.ndim == 2 and obs.shape == following.shape:
+            ends[:-1] |= _jumps(obs, following, ends, notes)
     else:
         following = np.where(ends[:, None], obs, np.roll(obs, -1, axis=0)) if obs.ndim == 2 else obs
         kept = ~ends | terminals
@@ -83,6 +85,26 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
         )
     ends[-1] = True
     return _cut(arrays, ends, kept, {"next_obs": following, "terminated": terminals}, notes)
+
+
+def _jumps(obs: np.ndarray, following: np.ndarray, ends: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return which rows but the last, [N - 1] bool, are not followed by their successor though no flag `ends` [N] them.
+
+    Raises DataError where most are: no collection does that, so the column is another one than it is called.
+    """
+    jumps = (np.linalg.norm(obs[1:] - following[:-1], axis=-1) > JUMP) & ~ends[:-1]
+    count, unflagged = int(jumps.sum()), int(np.sum(~ends[:-1]))
+    if 2 * count > unflagged:
+        raise DataError(
+            f"next_observations: row {np.flatnonzero(jumps)[0]} is not the observation of the row behind, nor are {count} "
+            f"of {unflagged} rows that no flag ends; is it shifted or normalised? mend it, or leave it out to have it derived"
+        )
+    if count:
+        notes.append(
+            f"trajectories end at {int(ends.sum())} rows by terminals and timeouts, and at {count} more whose "
+            "next_observations is not the observation of the row behind"
+        )
+    return jumps
 
 
 def _cut(arrays: dict, ends: np.ndarray, kept: np.ndarray, known: dict, notes: list[str]) -> Dataset:
@@ -107,8 +129,7 @@ def to_dict(data: Dataset) -> dict[str, np.ndarray]:
 
 def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     """Write the file `part`."""
-    h5py = need("h5py")
-    with h5py.File(part, "w") as file:
+    with new_hdf5(part) as file:
         for key, value in to_dict(data).items():
             file.create_dataset(key, data=value)
         file.attrs[CARD_KEY] = to_json(card)

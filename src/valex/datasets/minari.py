@@ -8,7 +8,7 @@ import json
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from valex.datasets.base import (
     cut_at_flags,
     finished,
     need,
+    new_hdf5,
     with_final,
     without_final,
 )
@@ -41,6 +42,19 @@ KEYS = {
 }
 
 
+class Episodes(NamedTuple):
+    """What a file calls its E episodes, and how many steps each has."""
+
+    names: list[str]
+    lengths: np.ndarray  # [E] int
+
+    def place(self, row: int, successor: bool) -> str:
+        """Return where the file has a row of all steps end to end; that of a successor is the row behind it."""
+        ends = np.cumsum(self.lengths)
+        e = int(np.searchsorted(ends, row, side="right"))
+        return f"row {row - ends[e] + self.lengths[e] + successor} of {self.names[e]}"
+
+
 def data_folder(path: Path) -> Path:
     """Return the folder that holds the two files: `path`, or data/ below it."""
     return path / DATA if (path / DATA / MAIN).is_file() else path
@@ -57,9 +71,10 @@ def read(path: Path) -> tuple[Dataset, Card]:
     metadata = json.loads((folder / METADATA).read_text())
     notes: list[str] = []
     with h5py.File(folder / MAIN, "r") as file:
-        arrays, lengths = _episodes(h5py, file)
+        names = _names(file)
+        arrays, lengths = _episodes(h5py, file, names)
         text, kept = file.attrs.get(CARD_KEY), file.attrs.get("valex_extras")
-    data = _dataset(arrays, lengths, metadata, kept, notes)
+    data = _dataset(arrays, Episodes(names, lengths), metadata, kept, notes)
     return data, finished(data, path, _origin(metadata), notes, text)
 
 
@@ -74,11 +89,16 @@ def _origin(metadata: dict) -> Origin:
     return Origin("Minari HDF5", env, (float(low), float(high)) if scores and low != high else None)  # pyright: ignore
 
 
-def _episodes(h5py: Any, file: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return every array of the file, episodes end to end, and the number of steps of each episode [E]."""
+def _names(file: Any) -> list[str]:
+    """Return the names of the episodes in their order."""
     names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name.split("_")[1]))
     if not names:
         raise DataError("episode_0: missing; the file holds no episodes")
+    return names
+
+
+def _episodes(h5py: Any, file: Any, names: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return every array of the file, episodes end to end, and the number of steps of each episode [E]."""
     leaves: list[str] = []
     file[names[0]].visititems(lambda name, item: leaves.append(name) if isinstance(item, h5py.Dataset) else None)
     for key in ("actions", *FLAGS):
@@ -132,9 +152,9 @@ def _column(h5py: Any, names: list[str], leaf: str, sets: list) -> tuple[np.ndar
     return values, counts
 
 
-def _dataset(arrays: dict, lengths: np.ndarray, metadata: dict, kept: str | None, notes: list[str]) -> Dataset:
+def _dataset(arrays: dict, episodes: Episodes, metadata: dict, kept: str | None, notes: list[str]) -> Dataset:
     """Build the dataset of episodes end to end."""
-    final = np.cumsum(lengths + 1) - 1
+    final = np.cumsum(episodes.lengths + 1) - 1
     infos = {name.removeprefix("infos/"): rows for name, rows in arrays.items() if name.startswith("infos/")}
     infos = {name: rows for name, rows in infos.items() if np.issubdtype(rows.dtype, np.number) or rows.dtype == bool}
     observations = {name: rows for name, rows in arrays.items() if name.split("/")[0] == "observations"}
@@ -150,11 +170,11 @@ def _dataset(arrays: dict, lengths: np.ndarray, metadata: dict, kept: str | None
     if steps["action"].ndim == 1:
         raise DataError("actions: a single number each, so discrete; allowed: a Box of actions, [T, act_dim]")
     _rescale(steps, metadata, notes)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = np.concatenate([[0], np.cumsum(episodes.lengths)])
     open_ends = int(np.sum(~(terminated | cut)[offsets[1:] - 1]))
     if open_ends:
         notes.append(f"{open_ends} episodes end without a flag and count as truncated")
-    return built(steps, cut_at_flags(offsets, terminated | cut, notes), extras, KEYS)
+    return built(steps, cut_at_flags(offsets, terminated | cut, notes), extras, KEYS, episodes.place)
 
 
 def _flat_observations(leaves: dict[str, np.ndarray], notes: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -183,7 +203,6 @@ def _rescale(steps: dict[str, np.ndarray], metadata: dict, notes: list[str]) -> 
 
 def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     """Write the folder `part`, which `minari.load_dataset(name)` opens where MINARI_DATASETS_PATH is its parent."""
-    h5py = need("h5py")
     if not re.fullmatch(r"[-_\w]+-v\d+", name):
         right = re.sub(r"[^-_\w]", "_", re.sub(r"-v\d+$", "", name))
         raise ConfigError(
@@ -195,7 +214,7 @@ def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     starts = np.concatenate([[0], final[:-1] + 1])
     infos = {key: value for key, value in rows.items() if key not in ("obs", "action", "reward", "terminated")}
     flags = {"terminations": data.terminated, "truncations": data.truncated, "rewards": data.reward}
-    with h5py.File(part / DATA / MAIN, "w", track_order=True) as file:
+    with new_hdf5(part / DATA / MAIN) as file:
         for e, (begin, end) in enumerate(zip(starts, final + 1, strict=True)):
             group, steps = file.create_group(f"episode_{e}"), slice(offsets[e], offsets[e + 1])
             group.attrs["id"], group.attrs["total_steps"] = e, int(offsets[e + 1] - offsets[e])

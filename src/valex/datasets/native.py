@@ -67,12 +67,14 @@ def read(path: Path) -> tuple[Dataset, Card]:
 
 def write(part: Path, data: Dataset, card: Card, name: str) -> None:
     """Write the folder `part`."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     part.mkdir()
     arrays = {key: np.ascontiguousarray(getattr(data, key)) for key in Dataset._fields if key != "extras"}
     arrays |= {EXTRA + key: np.ascontiguousarray(value) for key, value in data.extras.items()}
-    save_file(arrays, part / ARRAYS)
+    (part / ARRAYS).write_bytes(
+        save(arrays)
+    )  # save_file hides a full disk in an error of its own, and ignores the umask
     (part / CARD).write_text(to_json(card) + "\n")
 
 

@@ -74,6 +74,8 @@ def env_of_name(name: str) -> dict[str, Any]:
 def _final_rows(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Return the rows that end a trajectory, [E]. Raises DataError where keys differ in length or a trajectory is empty."""
     rows = len(arrays["observations"])
+    if rows == 0:
+        raise DataError("observations: no rows; a dataset needs at least one transition")
     for key, value in arrays.items():
         if key not in OURS and len(value) != rows:
             raise DataError(f"{key}: {len(value)} rows, observations has {rows}; all keys need the same")

@@ -95,7 +95,10 @@ def check(data: Dataset) -> None:
     beyond = np.flatnonzero(np.any(np.abs(np.asarray(data.action)) > 1.0 + BOX_SLACK, axis=1))
     if len(beyond):
         largest = float(np.abs(np.asarray(data.action)[beyond[0]]).max())
-        raise DataError(f"action: row {beyond[0]} is outside [-1, 1] ({largest:g}); rescale or clip the actions")
+        raise DataError(
+            f"action: row {beyond[0]} is outside [-1, 1] ({largest:g}); actions are kept in [-1, 1], the environment's box; "
+            "divide them by its bound"
+        )
     check_offsets(np.asarray(data.offsets), rows)
     last = np.zeros(rows, bool)
     last[np.asarray(data.offsets)[1:] - 1] = True
