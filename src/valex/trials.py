@@ -260,7 +260,12 @@ def score_of(bench: Bench, played: Played) -> tuple[float, str]:
     arena = playground(bench)
     if arena.success:
         return 100.0 * float(played.success.mean()), "success (%)"
-    mean, known = float(played.returns.mean()), bench.card.optimality
+    return return_score(bench.card, arena, float(played.returns.mean()))
+
+
+def return_score(card: Card, arena: Arena, mean: float) -> tuple[float, str]:
+    """Return (score, its unit) of a mean return per episode where the task does not say when it is solved."""
+    known = card.optimality
     if known.get("expert_return", 0.0) > known.get("random_return", math.inf):
         low, high = known["random_return"], known["expert_return"]
         return 100.0 * (mean - low) / (high - low), "normalised return (0 random, 100 expert)"

@@ -108,14 +108,41 @@ def test_few_seeds_a_stated_aim_and_failed_runs(data, tmp_path):
     write_dataset_diagnosis(everything, tmp_path / "empty")
 
 
-def test_without_reference_scores_the_best_method_is_the_aim(data, tmp_path):
-    plan, bench = make_plan(data[0], data[1], SMALL)
-    made_up(tmp_path, plan, lambda c: 40.0 + 5.0 * (c.policy.name == "bc"))
+def returned(tmp_path, data, score, config=SMALL):
+    """Measure made-up scores that are returns."""
+    plan, bench = make_plan(data[0], data[1], config)
+    made_up(tmp_path, plan, score)
     for path in (tmp_path / "trials").iterdir():
         store.write_json(path, store.read_json(path) | {"unit": "return"})
-    d = measure(tmp_path, plan, bench)
-    assert d["verdict"]["best"] == pytest.approx(45.0 + NOISE[:5].mean())
-    assert d["verdict"]["best_from"].endswith("stands for it: bc") and "no reference scores" in " ".join(d["missing"])
+    return measure(tmp_path, plan, bench)
+
+
+def test_without_reference_scores_the_best_method_is_the_aim(data, tmp_path):
+    d = returned(tmp_path, data, lambda c: 40.0 + 5.0 * (c.policy.name == "bc" and c.policy_size == 432))
+    v, text = d["verdict"], sentences(d)
+    assert v["best"] == pytest.approx(45.0 + NOISE[:5].mean())
+    assert v["best_from"].endswith("stands for it: bc") and "no reference scores" in " ".join(d["missing"])
+    assert v["by_construction"] == ["extraction", "bc"] and v["parts"]["extraction"]["share"]["value"] is None
+    said = next(line for line in text if line.startswith("Extraction"))
+    assert "100 % by construction" in said and "of the shortfall" not in said
+
+
+def test_the_aim_is_at_least_any_cell_and_the_data_themselves(data, tmp_path):
+    small = lambda c: 40.0 + 9.0 * (c.policy.name == "awr" and c.policy_size == 24 and c.value_size == 108)  # noqa: E731
+    v = returned(tmp_path / "cell", data, small)["verdict"]
+    assert v["best"] == pytest.approx(49.0 + NOISE[:5].mean()) and v["by_construction"] == []
+    assert v["best_from"].endswith("the value on 108 and the policy on 24 transitions")
+    d = returned(tmp_path / "data", data, lambda c: -9_000.0)
+    own = d["card"]["optimality"]["mean_return"]
+    assert d["verdict"]["best"] == d["verdict"]["data_score"] == pytest.approx(own) and own > -9_000.0
+    assert (
+        sentences(d)[0].startswith("EVERY METHOD IS WORSE THAN THE DATA")
+        and "own trajectories" in d["verdict"]["best_from"]
+    )
+    over = found(tmp_path / "over", data, lambda c: 140.0)
+    assert over["verdict"]["best"] == pytest.approx(140.0 + NOISE[:5].mean())
+    stated = found(tmp_path / "stated", data, lambda c: 70.0, replace(SMALL, reference=60.0))
+    assert sentences(stated)[0].startswith("The aim is too low")
 
 
 def test_the_page_holds_every_part(data, tmp_path):

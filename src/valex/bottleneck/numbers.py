@@ -11,12 +11,13 @@ from valex.bottleneck.plan import Plan, cells_of, policy_name, test_time_name
 from valex.datasets.card import Card
 from valex.diagnostics.plain import plain
 from valex.matrix import block, trials, values_of
+from valex.offline.coverage import whole_episodes
 from valex.offline.matrix_statistics import direction, variance_shares
-from valex.offline.shortfall import Swap, doubled, shortfall
+from valex.offline.shortfall import NOTHING, Swap, doubled, shortfall
 from valex.settings.bottleneck import Cell
 from valex.settings.offline import ExtractionKind, ValueKind
 from valex.statistics import mean_over_seeds
-from valex.trials import Bench
+from valex.trials import Bench, opened, return_score
 
 Trials = dict[Cell, dict[str, Any]]
 BY_METHOD = ("error/train", "error/val", "error/eval", "fit/train", "fit/val", "radius/val", "radius/eval")
@@ -94,48 +95,107 @@ def gaps(found: Trials, plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def swaps_of(found: Trials, plan: Plan, reference: np.ndarray) -> dict[str, list[Swap]]:
-    """Return what each part of the reference method was replaced by."""
+def swap_cells(plan: Plan) -> dict[str, dict[str, Cell]]:
+    """Return what each part of the reference method is replaced by and tried: part -> setting -> cell of seed 0."""
     value, policy = plan.values[0], plan.policies[0]
     method = plan.cell(value, policy)
-    scores = block(found, method, plan.sizes, plan.seeds)
-    parts: dict[str, list[Swap]] = {"value": [], "extraction": [], "generalisation": []}
-    for other in plan.values[1:]:
-        parts["value"].append(Swap(f"value {other.name}", of_seeds(found, plan, plan.cell(other, policy))))
-    for other in (*plan.policies[1:], *plan.others):
-        cell = plan.cell(None if other.name == "bc" else value, other)
-        parts["extraction"].append(Swap(policy_name(other), of_seeds(found, plan, cell)))
-    for how in plan.test_times:
-        cell = replace(method, test_time=how)
-        parts["generalisation"].append(Swap(test_time_name(how), of_seeds(found, plan, cell)))
+    readers = (*plan.policies[1:], *plan.others)
+    return {
+        "value": {f"value {other.name}": plan.cell(other, policy) for other in plan.values[1:]},
+        "extraction": {policy_name(p): plan.cell(None if p.name == "bc" else value, p) for p in readers},
+        "generalisation": {test_time_name(how): replace(method, test_time=how) for how in plan.test_times},
+    }
+
+
+def swaps_of(found: Trials, plan: Plan, reference: np.ndarray) -> dict[str, list[Swap]]:
+    """Return what each part of the reference method was replaced by."""
+    parts = {
+        part: [Swap(setting, of_seeds(found, plan, cell)) for setting, cell in settings.items()]
+        for part, settings in swap_cells(plan).items()
+    }
     if len(plan.sizes) > 1:
+        scores = block(found, plan.cell(plan.values[0], plan.policies[0]), plan.sizes, plan.seeds)
         for part, side in (("value", "value"), ("generalisation", "policy")):
             more = doubled(reference, scores, plan.sizes, plan.sizes, side)
             parts[part].append(Swap(f"twice the {side} data, by the fitted slope", more, measured=False))
     return parts
 
 
-def best_score(plan: Plan, unit: str, seen: dict[str, float]) -> tuple[float, str]:
-    """Return (J*, where it comes from): what was stated, 100 of a percentage, else the best mean of a method that was seen."""
+def cell_text(plan: Plan, cell: Cell) -> str:
+    """Return what a cell is, with its amounts of data where these are not all."""
+    names = [cell.value.name if cell.value else "", policy_name(cell.policy)]
+    text = " + ".join(filter(None, [*names, test_time_name(cell.test_time) if cell.test_time else ""]))
+    if {cell.policy_size, cell.value_size} <= {0, plan.sizes[-1]}:
+        return text
+    if cell.value is None or cell.value_size == cell.policy_size:
+        return f"{text} on {cell.policy_size:,} transitions"
+    return f"{text}, the value on {cell.value_size:,} and the policy on {cell.policy_size:,} transitions"
+
+
+def best_cell(found: Trials, plan: Plan) -> tuple[Cell, float]:
+    """Return the cell, of seed 0, with the best mean score over seeds on any amount of data, and that mean."""
+    seen = {cell: mean_over_seeds(of_seeds(found, plan, cell)).value for cell in {replace(c, seed=0): c for c in found}}
+    best = max((cell for cell in seen if np.isfinite(seen[cell])), key=lambda cell: seen[cell])
+    return best, float(seen[best])
+
+
+def data_score(plan: Plan, bench: Bench, unit: str) -> float | None:
+    """Return what the data's own trajectories score; None where they are no whole episodes or the score is no return."""
+    if bench.arena is None or not whole_episodes(opened(plan.path)[0], bench.arena.episode_length):
+        return None
+    score, theirs = return_score(plan.card, bench.arena, plan.card.optimality["mean_return"])
+    return score if theirs == unit else None
+
+
+def best_score(plan: Plan, unit: str, tried: tuple[str, float], data: float | None) -> tuple[float, str]:
+    """Return (J*, where it comes from): what was stated, else 100 of a percentage, unless something seen scores more.
+
+    tried: the best cell of all and its mean; data: the mean score of the data's own trajectories, None where not known.
+    """
+    own = -np.inf if data is None else data
     if plan.config.reference is not None:
         return plan.config.reference, "as stated with --reference"
-    if unit.startswith(("success", "normalised")):
-        return 100.0, "the most that this score can be" if unit.startswith("success") else "the expert's score"
-    name = max(seen, key=lambda key: seen[key])
-    return seen[name], f"no best score is known, so the best mean of all methods on all data stands for it: {name}"
+    if unit.startswith("success"):
+        return 100.0, "the most that this score can be"
+    if unit.startswith("normalised") and max(own, tried[1]) <= 100.0:
+        return 100.0, "the expert's score"
+    known = "more than the expert's score" if unit.startswith("normalised") else "no best score is known"
+    if own > tried[1]:
+        return (
+            own,
+            f"{known}; the mean of the data's own trajectories stands for it, which nothing that was tried reaches",
+        )
+    return tried[1], f"{known}; the best mean of all that was tried stands for it: {tried[0]}"
 
 
-def verdict_of(found: Trials, plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return where the reference method falls short; None without an environment, or where it has no score."""
+def verdict_of(found: Trials, plan: Plan, bench: Bench) -> dict[str, Any] | None:
+    """Return where the reference method falls short; None without an environment, or where it has no score.
+
+    `by_construction` is [part, setting] where the aim is the score of one of the swaps, and [] elsewhere: the share of that part
+    says nothing then, and is left out.
+    """
     reference = of_seeds(found, plan, plan.cell(plan.values[0], plan.policies[0]))
     if not plan.env or not np.isfinite(reference).any():
         return None
     unit = next(iter(found.values()))["unit"]
-    seen = {" + ".join(filter(None, (r["value"], r["policy"], r["test_time"]))): r["score"].value for r in rows}
-    best, origin = best_score(plan, unit, {name: score for name, score in seen.items() if np.isfinite(score)})
+    cell, score = best_cell(found, plan)
+    own, name = data_score(plan, bench, unit), cell_text(plan, cell)
+    best, origin = best_score(plan, unit, (name, score), own)
     told = shortfall(reference, best, swaps_of(found, plan, reference))._asdict()
-    parts = {name: part._asdict() for name, part in told["parts"].items()}
-    return told | {"parts": parts, "best_from": origin, "unit": unit}
+    parts = {part: values._asdict() for part, values in told["parts"].items()}
+    made: list[str] = []
+    if origin.endswith(name):
+        made = [
+            word
+            for part, cells in swap_cells(plan).items()
+            for key in cells
+            if cells[key] == cell
+            for word in (part, key)
+        ]
+    if made:
+        parts[made[0]]["share"] = NOTHING
+    seen = {"tried": {"name": name, "score": score}, "data_score": own, "by_construction": made}
+    return told | seen | {"parts": parts, "best_from": origin, "unit": unit}
 
 
 def missing(card: Card, plan: Plan, bench: Bench) -> list[str]:
@@ -194,6 +254,6 @@ def measure(root: Path, plan: Plan, bench: Bench) -> dict[str, Any]:
             "expert": bench.expert is not None,
             "alarms": alarms(root, plan, found),
             "failed": failures(root, cells, found),
-            "verdict": verdict_of(found, plan, rows),
+            "verdict": verdict_of(found, plan, bench),
         }
     )  # fmt: skip

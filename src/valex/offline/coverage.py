@@ -77,6 +77,16 @@ def trajectory_returns(data: Dataset) -> np.ndarray:
     return np.add.reduceat(np.asarray(data.reward, np.float64), np.asarray(data.offsets)[:-1])
 
 
+def whole_episodes(data: Dataset, clock: int) -> bool:
+    """Return whether the trajectories are whole episodes: ended by the task or by its clock, one step of slack.
+
+    One in twenty may be cut, as the last one of a replay buffer is.
+    """
+    ends = np.asarray(data.offsets)
+    whole = np.asarray(data.terminated)[ends[1:] - 1].astype(bool) | (np.diff(ends) >= clock - 1)
+    return bool(np.mean(whole) >= 0.95)
+
+
 def optimality(data: Dataset, reference: tuple[float, float] | None = None) -> dict:
     """Return mean, spread and extremes of the trajectories' returns, and with `reference` = (random, expert) the score.
 

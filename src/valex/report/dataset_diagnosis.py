@@ -5,7 +5,7 @@ from typing import Any
 
 from valex.report import page
 from valex.report.dataset_figures import plates, size_name
-from valex.report.dataset_words import PARTS, best_name, method_name, percent, said, sentences
+from valex.report.dataset_words import PARTS, best_name, construction, method_name, percent, said, sentences
 from valex.report.diagnosis import write_files
 from valex.report.figures import draw
 from valex.studies.results import number
@@ -40,6 +40,8 @@ def verdict_table(d: dict[str, Any]) -> str:
         "towards a ceiling it is too large. Three parts at 95 % each: where nothing matters, "
         "about one report in seven still tells one apart."
     )
+    if made := d["verdict"]["by_construction"]:
+        note += f" {PARTS[made[0]]}: {construction(made[1])[0].lower()}{construction(made[1])[1:]}"
     return f'<p class="note">{page.text(note)}</p>\n{page.table(head, rows_of(lines, 2))}'
 
 

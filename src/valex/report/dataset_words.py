@@ -95,12 +95,27 @@ def verdict_sentences(d: dict[str, Any]) -> list[str]:
         f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)} in {v['unit']}. "
         f"{number(v['best'], 1)} is the aim ({v['best_from']}), so it falls short by {said(v['shortfall'], 1)}."
     )
-    parts = [part_sentence(name, part) for name, part in v["parts"].items()]
+    parts = [part_sentence(name, part, v["by_construction"]) for name, part in v["parts"].items()]
     left = (
         f"Unexplained: {said(v['unexplained'], 1)}. Each part is swapped by itself; gains may overlap and need not add up "
         f"to the shortfall. Intervals: 95 % each, over {seeds}."
     )
-    return [first_sentence(v), lead, *parts, left]
+    return [*worse_sentences(v), first_sentence(v), lead, *parts, left]
+
+
+def worse_sentences(v: dict[str, Any]) -> list[str]:
+    """Return that everything that was tried is worse than the data, where it is; and that something beats a stated aim."""
+    tried, own, lines = v["tried"], v["data_score"], []
+    if own is not None and own > tried["score"]:
+        lines.append(
+            f"EVERY METHOD IS WORSE THAN THE DATA: the best of all that was tried, {tried['name']}, scores "
+            f"{number(tried['score'], 1)}, the data's own trajectories {number(own, 1)}."
+        )
+    over = max(tried["score"], tried["score"] if own is None else own)
+    if over > v["best"]:
+        what = "the data's own trajectories score" if over > tried["score"] else f"{tried['name']} scores"
+        lines.append(f"The aim is too low: {what} {number(over, 1)}, the aim is {number(v['best'], 1)}.")
+    return lines
 
 
 def first_sentence(v: dict[str, Any]) -> str:
@@ -117,15 +132,21 @@ def first_sentence(v: dict[str, Any]) -> str:
     return f"Nothing can be told: with {seeds} seeds no swap gains more than chance; try --seeds {max(8, 2 * seeds)}."
 
 
-def part_sentence(name: str, part: dict[str, Any]) -> str:
-    """Return what one part costs."""
+def part_sentence(name: str, part: dict[str, Any], by_construction: list[str]) -> str:
+    """Return what one part costs; by_construction: the part and the swap whose score is the aim, [] for none."""
     if not part["setting"]:
         return f"{PARTS[name]}: not known, every swap failed."
     share = percent(part["share"])
     gain, sure = said(part["gain"], 1), "" if part["known"] else "; it cannot be told from 0"
     how = "" if part["measured"] else " (an extrapolation)"
     share = f", {share} of the shortfall" if share else ""
-    return f"{PARTS[name]}: the best swap, {part['setting']}{how}, gains {gain}{share}{sure}."
+    made = f" {construction(by_construction[1])}" if by_construction[:1] == [name] else ""
+    return f"{PARTS[name]}: the best swap, {part['setting']}{how}, gains {gain}{share}{sure}.{made}"
+
+
+def construction(setting: str) -> str:
+    """Return why no share is told of a part, one of whose swaps is the aim."""
+    return f"The aim is the score of {setting}: the share of this part is 100 % by construction, so none is told."
 
 
 def direction_sentences(d: dict[str, Any]) -> list[str]:

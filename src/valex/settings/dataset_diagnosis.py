@@ -25,7 +25,7 @@ class DatasetDiagnosisConfig:
     alpha: float = 3.0
     """Alpha of that extractor (>= 0); N, the number of candidates, for sfbc (>= 1)."""
     reference: float | None = None
-    """Best possible score, in the unit of the scores; None: 100 where these are percentages, else the best that was seen."""
+    """Aim, in the unit of the scores; None: the best mean of all that was tried and of the data, for percentages at least 100."""
     gamma: float = 0.99
     """Discount per control step, in [0, 1)."""
     seeds: int = 0
