@@ -268,7 +268,7 @@ def return_score(card: Card, arena: Arena, mean: float) -> tuple[float, str]:
     known = card.optimality
     if known.get("expert_return", 0.0) > known.get("random_return", math.inf):
         low, high = known["random_return"], known["expert_return"]
-        return 100.0 * (mean - low) / (high - low), "normalised return (0 random, 100 expert)"
+        return 100.0 * (mean - low) / (high - low), "normalised return (%)"
     if arena.name.startswith("dm_control/"):
         return mean / 10.0, "return / 10 (of 0 .. 100)"
     return mean, "return"

@@ -20,7 +20,7 @@ from valex.trials import cell_name, opened, trial_path
 
 SMALL = DatasetDiagnosisConfig(hidden=(4,), episodes=1, steps=4)
 NOISE = np.array([-2.0, 1.0, 0.5, -1.0, 1.5, 0.3])
-UNIT = "normalised return (0 random, 100 expert)"
+UNIT = "normalised return (%)"
 
 
 @pytest.fixture(scope="module")

@@ -183,7 +183,7 @@ def test_points_of_100():
         score = lambda cell: awr if cell.policy.name == "awr" else ddpg  # noqa: E731
         return make_board(varied(score=score, noise=0.0, unit=lambda plan: unit))
 
-    for unit in ("success (%)", "normalised return (0 random, 100 expert)"):
+    for unit in ("success (%)", "normalised return (%)"):
         assert points_per_unit(board(unit, 3.0, 8.0), "set0") == 1.0
     tenth = "return / 10 (of 0 .. 100)"
     assert points_per_unit(board(tenth, 3.0, 8.0), "set0") == pytest.approx(100.0 / 8.0)
