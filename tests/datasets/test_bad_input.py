@@ -73,6 +73,10 @@ OGBENCH = {
     "box": ({"actions": nan_at(4, (6, 1), 3.0)}, "actions: row 3 is outside [-1, 1] (3)", "divide them by its bound"),
     "cut": ({"terminals": np.array([0, 0, 1, 0, 0, 0])}, "terminals: row 5", "get it again"),
     "empty trajectory": ({"terminals": np.array([0, 0, 1, 1, 0, 1])}, "terminals: row 3", "without a step"),
+    "strings": ({"actions": np.full((6, 1), b"one")}, "actions: row 0 is", "b'one'", "of dtype |S3; allowed: numbers"),
+    "objects": ({"actions": np.array([{}] * 6, dtype=object)}, "actions: of dtype object; allowed: numbers"),
+    "a scalar": ({"observations": np.float32(1.0)}, "observations: a single value"),
+    "a scalar beside": ({"qpos": np.float32(1.0)}, "qpos: no rows, observations has 6"),
     "no rows": ({key: np.zeros((0, 2)) for key in ("observations", "actions", "terminals")}, "observations: no rows"),
     "pixels": ({"observations": np.zeros((6, 4, 4, 3))}, "observations: 4 axes"),
 }
@@ -87,6 +91,10 @@ D4RL = {
         "actions: row 5 is outside [-1, 1] (1.5)",
         "divide them by its bound",
     ),
+    "strings": ({"rewards": np.full(6, b"1.0")}, "rewards: row 0 is", "b'1.0'", "of dtype |S3; allowed: numbers"),
+    "long strings": ({"rewards": ["1.0"] * 6}, "rewards: row 0 is b'1.0', of dtype object; allowed: numbers"),
+    "a scalar": ({"rewards": 1.0}, "rewards: a single value"),
+    "a scalar beside": ({"infos/goal": 1.0}, "infos/goal: no rows, observations has 6"),
     "no rows": ({key: np.zeros((0, 2)) for key in SIX}, "observations: no rows"),
     "other successors": ({"next_observations": np.ones((6, 2))}, "next_observations: row 0 ", "4 of 4 rows", "shifted"),
     "discrete": ({"actions": np.zeros(6)}, "actions: 1 axes"),
@@ -135,6 +143,10 @@ MINARI = {
         lambda f: f["episode_2/rewards"].__setitem__(1, np.nan),
         "rewards: row 6 is not finite",
         "row 1 of episode_2",
+    ),
+    "strings": (
+        lambda f: _replace(f, "episode_0/rewards", np.full(4, b"1.0")),
+        "rewards: of dtype |S3 in episode_0; allowed: numbers",
     ),
     "nan at the end": (
         lambda f: f["episode_2/observations"].__setitem__((3, 1), np.nan),
@@ -190,9 +202,9 @@ def test_wrong_kinds(tmp_path):
     (tmp_path / "empty.npz").touch()
     refused(tmp_path / "empty.npz", "the file is empty")
     (tmp_path / "text.npz").write_text("not a zip")
-    refused(tmp_path / "text.npz", "text.npz")
+    refused(tmp_path / "text.npz", "not an npz file")
     (tmp_path / "text.hdf5").write_text("not hdf5")
-    refused(tmp_path / "text.hdf5", "text.hdf5")
+    refused(tmp_path / "text.hdf5", "not an HDF5 file")
     (tmp_path / "folder.npz").mkdir()
     refused(tmp_path / "folder.npz", "this folder is no dataset")
 

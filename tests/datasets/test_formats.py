@@ -231,6 +231,20 @@ def test_a_format_that_stores_observations_once_refuses_successors_of_their_own(
         assert same(read(write(tmp_path / NAMES[name], data, card_of(data), name))[0], data)
 
 
+def test_numbers_that_are_too_large_to_learn_from_are_noted(tmp_path):
+    data = numbered()
+    assert card_of(data).notes == ()
+    data.reward[[7, 9]], data.obs[3, 1] = (1e30, -2e9), -1e9
+    expected = (
+        "seen",
+        "reward: row 7 is 1e+30; values of such data diverge",
+        "obs: row 3 is -1e+09; values of such data diverge",
+    )
+    card = card_of(data, notes=("seen",))
+    assert card.notes == expected
+    assert read(write(tmp_path / "set", data, card))[1].notes == expected  # a note, not an error
+
+
 def test_cards_go_to_text_and_back():
     data = numbered()
     card = card_of(data, seed=1, env={"id": "pendulum"}, versions={"valex": "0.1.0"})

@@ -5,7 +5,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +28,7 @@ DAMAGE = (
     zlib.error,
 )  # raised by broken files
 CARD_KEY = "valex_card"  # under which other formats carry the card
+SIGNATURE = b"\x89HDF\r\n\x1a\n"  # what HDF5 begins with
 NEXT = "next_"  # extras of the successor: next_qpos beside qpos, where the final one was recorded as well
 
 
@@ -72,6 +73,26 @@ def naming(path: Path, what: str = "truncated or damaged ({}); mend the file or 
             raise OSError(error.errno, error.strerror, str(path)) from error  # a write alone does not name its file
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: {what.format(why)}") from error
+
+
+def check_hdf5(path: Path) -> None:
+    """Raise DataError where a file never was HDF5; one that was cut still begins as it does."""
+    with open(path, "rb") as file:
+        begins = file.read(len(SIGNATURE)) == SIGNATURE
+    if not begins and not need("h5py").is_hdf5(path):
+        raise DataError("not an HDF5 file; name a dataset, or get it again")
+
+
+def check_numbers(arrays: dict[str, Any], keys: Iterable[str]) -> None:
+    """Raise DataError where an array under one of `keys` has no rows or does not hold real numbers."""
+    for key in keys:
+        values = np.asarray(arrays[key])
+        if values.ndim == 0 or len(values) == 0:
+            what = "no rows" if values.ndim else "a single value"
+            raise DataError(f"{key}: {what}; a dataset needs one row a step and at least one transition")
+        if values.dtype.kind not in "biuf":
+            first = repr(values.flat[0])[:40] if values.size else "empty"
+            raise DataError(f"{key}: row 0 is {first}, of dtype {values.dtype}; allowed: numbers")
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

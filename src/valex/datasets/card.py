@@ -13,6 +13,7 @@ from valex.fields import ConfigError
 from valex.offline.coverage import coverage, optimality
 from valex.offline.data import Dataset
 
+HUGE = 1e8  # beyond it float32 has steps of 8 and more: what matters of a number may be lost
 PACKAGES = ("jax", "numpy", "brax", "mujoco", "mujoco-mjx", "ogbench", "gymnasium", "dm_control", "minari", "h5py")
 
 
@@ -86,8 +87,21 @@ def make_card(
         "act_dim": data.action.shape[1],
     }
     covers, scores = coverage(data, 0, cells), optimality(data, reference)
-    known: Any = origin or {}
+    known: Any = dict(origin or {})
+    known["notes"] = (*known.get("notes", ()), *_huge(data))
     return Card(name, how, sizes=sizes, coverage=covers, optimality=scores, sha256=checksum(data), **known)
+
+
+def _huge(data: Dataset) -> list[str]:
+    """Return a note for each of reward, obs and next_obs that holds a number beyond `HUGE`."""
+    notes = []
+    for key in ("reward", "obs", "next_obs"):
+        values = np.asarray(getattr(data, key))
+        if max(values.max(), -values.min()) > HUGE:  # copies nothing where all is well
+            row = int(np.flatnonzero((np.abs(values) > HUGE).reshape(len(values), -1).any(axis=1))[0])
+            value = np.ravel(values[row])[np.argmax(np.abs(values[row]))]
+            notes.append(f"{key}: row {row} is {value:g}; values of such data diverge")
+    return notes
 
 
 def to_json(card: Card) -> str:

@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from valex.datasets.base import CARD_KEY, Format, Origin, boxed, built, finished, need, new_hdf5
+from valex.datasets.base import (
+    CARD_KEY,
+    SIGNATURE,
+    Format,
+    Origin,
+    boxed,
+    built,
+    check_hdf5,
+    check_numbers,
+    finished,
+    need,
+    new_hdf5,
+)
 from valex.datasets.card import Card, to_json
 from valex.offline.data import DataError, Dataset
 
@@ -29,12 +41,13 @@ def looks_like(path: Path) -> bool:
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n" or path.suffix in (".hdf5", ".h5")
+        return file.read(len(SIGNATURE)) == SIGNATURE or path.suffix in (".hdf5", ".h5")
 
 
 def read(path: Path) -> tuple[Dataset, Card]:
     """Read one HDF5 file. Raises ConfigError, or what `base.naming` turns into one."""
     h5py = need("h5py")
+    check_hdf5(path)
     arrays: dict[str, np.ndarray] = {}
     with h5py.File(path, "r") as file:
 
@@ -59,13 +72,13 @@ def from_dict(arrays: dict[str, Any], notes: list[str], flags_only: bool = False
             raise DataError(
                 f"{key}: missing; there are {', '.join(sorted(arrays)) or 'no keys'}; is it a D4RL dataset?"
             )
+    wanted = [key for key in (*KEYS.values(), "timeouts") if key in arrays]
+    check_numbers(arrays, wanted)
     rows = len(arrays["observations"])
-    if rows == 0:
-        raise DataError("observations: no rows; a dataset needs at least one transition")
-    wanted = ("actions", "rewards", "terminals", "timeouts", "next_observations")
     for key in [key for key in arrays if key in wanted or key.startswith(INFOS)]:
-        if len(arrays[key]) != rows:
-            raise DataError(f"{key}: {len(arrays[key])} rows, observations has {rows}; all keys need the same")
+        if np.shape(arrays[key])[:1] != (rows,):
+            count = len(arrays[key]) if np.ndim(arrays[key]) else "no"
+            raise DataError(f"{key}: {count} rows, observations has {rows}; all keys need the same")
     terminals = np.asarray(arrays["terminals"]).reshape(rows).astype(bool)
     ends = terminals | np.asarray(arrays.get("timeouts", np.zeros(rows))).reshape(rows).astype(bool)
     if "timeouts" not in arrays:

@@ -19,6 +19,7 @@ from valex.datasets.base import (
     Origin,
     boxed,
     built,
+    check_hdf5,
     cut_at_flags,
     finished,
     need,
@@ -70,6 +71,7 @@ def read(path: Path) -> tuple[Dataset, Card]:
     h5py, folder = need("h5py"), data_folder(path)
     metadata = json.loads((folder / METADATA).read_text())
     notes: list[str] = []
+    check_hdf5(folder / MAIN)
     with h5py.File(folder / MAIN, "r") as file:
         names = _names(file)
         arrays, lengths = _episodes(h5py, file, names)
@@ -142,6 +144,8 @@ def _column(h5py: Any, names: list[str], leaf: str, sets: list) -> tuple[np.ndar
     odd = [i for i, shape in enumerate(shapes) if shape[1:] != shapes[0][1:] or not shape]
     if odd:
         raise DataError(f"{leaf}: shape {shapes[odd[0]]} in {names[odd[0]]}, {shapes[0]} in {names[0]}")
+    if not leaf.startswith("infos/") and sets[0].dtype.kind not in "biuf":
+        raise DataError(f"{leaf}: of dtype {sets[0].dtype} in {names[0]}; allowed: numbers")
     counts = np.array([shape[0] for shape in shapes])
     values = np.empty((counts.sum(), *shapes[0][1:]), sets[0].dtype)
     start = 0

@@ -17,6 +17,7 @@ from valex.datasets.base import (
     Origin,
     boxed,
     built,
+    check_numbers,
     cut_at_flags,
     finished,
     with_final,
@@ -42,8 +43,7 @@ def validation_path(path: Path) -> Path:
 
 def read(path: Path) -> tuple[Dataset, Card]:
     """Read one npz file. Raises ConfigError, or what `base.naming` turns into one."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
+    arrays = _arrays(path)
     for key in ("observations", "actions", "terminals"):
         if key not in arrays:
             raise DataError(
@@ -61,6 +61,23 @@ def read(path: Path) -> tuple[Dataset, Card]:
     return data, finished(data, path, Origin("OGBench npz", env), notes, text)
 
 
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file; none is unpickled, which could run anything. Raises DataError where one would need it."""
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":  # as every zip archive begins, also one that was cut
+            raise DataError("not an npz file; name a dataset, or get it again")
+    arrays = {}
+    with np.load(path, allow_pickle=False) as file:
+        for key in file.files:
+            try:
+                arrays[key] = file[key]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                raise DataError(f"{key}: of dtype object; allowed: numbers; save it as float32") from error
+    return arrays
+
+
 def env_of_name(name: str) -> dict[str, Any]:
     """Return the environment of a dataset that is called as OGBench calls its own, {} for another name.
 
@@ -73,12 +90,12 @@ def env_of_name(name: str) -> dict[str, Any]:
 
 def _final_rows(arrays: dict[str, np.ndarray]) -> np.ndarray:
     """Return the rows that end a trajectory, [E]. Raises DataError where keys differ in length or a trajectory is empty."""
+    check_numbers(arrays, [key for key in ("observations", "actions", "terminals", "rewards") if key in arrays])
     rows = len(arrays["observations"])
-    if rows == 0:
-        raise DataError("observations: no rows; a dataset needs at least one transition")
     for key, value in arrays.items():
-        if key not in OURS and len(value) != rows:
-            raise DataError(f"{key}: {len(value)} rows, observations has {rows}; all keys need the same")
+        if key not in OURS and value.shape[:1] != (rows,):
+            count = len(value) if value.ndim else "no"
+            raise DataError(f"{key}: {count} rows, observations has {rows}; all keys need the same")
     final = np.flatnonzero(arrays["terminals"] > 0)
     if len(final) == 0 or final[-1] != rows - 1:
         raise DataError(
