@@ -13,7 +13,7 @@ from valex.diagnostics.plain import plain
 from valex.matrix import block, trials, values_of
 from valex.offline.coverage import whole_episodes
 from valex.offline.matrix_statistics import direction, variance_shares
-from valex.offline.shortfall import NOTHING, Swap, doubled, shortfall
+from valex.offline.shortfall import ENOUGH, NOTHING, Swap, doubled, shortfall
 from valex.settings.bottleneck import Cell
 from valex.settings.offline import ExtractionKind, ValueKind
 from valex.statistics import mean_over_seeds
@@ -113,7 +113,7 @@ def swaps_of(found: Trials, plan: Plan, reference: np.ndarray) -> dict[str, list
         part: [Swap(setting, of_seeds(found, plan, cell)) for setting, cell in settings.items()]
         for part, settings in swap_cells(plan).items()
     }
-    if len(plan.sizes) > 1:
+    if len(plan.sizes) > 1 and np.isfinite(reference).sum() >= ENOUGH:  # a slope of fewer seeds is not worth following
         scores = block(found, plan.cell(plan.values[0], plan.policies[0]), plan.sizes, plan.seeds)
         for part, side in (("value", "value"), ("generalisation", "policy")):
             more = doubled(reference, scores, plan.sizes, plan.sizes, side)
