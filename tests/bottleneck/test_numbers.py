@@ -15,6 +15,7 @@ from valex.fields import ConfigError
 from valex.matrix import trials
 from valex.report.dataset_diagnosis import write_dataset_diagnosis
 from valex.report.dataset_figures import plates
+from valex.report.dataset_terms import box_sentence
 from valex.report.dataset_words import sentences
 from valex.settings.dataset_diagnosis import DatasetDiagnosisConfig
 from valex.trials import cell_name, opened, trial_path
@@ -208,6 +209,23 @@ def test_gains_larger_than_the_shortfall_overlap_and_share_a_scale(data, tmp_pat
     assert "The gains overlap by" in page and "Unexplained" not in page
     panels = plates(d)[0]["gains"][2].panels
     assert len({panel.span for panel in panels}) == 1 and panels[0].span[0] < 0.0 < 50.0 < panels[0].span[1]
+
+
+def test_names_units_and_the_box_are_spelled_out(data, tmp_path):
+    d = returned(tmp_path, data, lambda c: 40.0)
+    where = {"where": "value iql", "size": 432, "seeds": 1, "of": 5, "what": "it overfits", "remedy": "more data"}
+    alarm = {"number": "fit_gap", "value": 2.0, "threshold": 1.3, "side": "above"} | where
+    d = d | {"alarms": [alarm, alarm | {"what": "other"}], "about": d["about"] | {"box": [[-2.0], [2.0]]}}
+    lines = sentences(d)
+    text = " ".join(lines)
+    assert "return per episode" in text and "units of the observation" in text and "fit_gap" not in text
+    assert sum(line.startswith("Alarm: ") for line in lines) == 2
+    assert "actions of the data times 2 are what the environment is given" in text
+    for name in ("ttt: ", "opex: ", "sfbc: ", "(q_norm std): ", "(grad_norm): ", "iql: ", "awr: "):
+        assert name in lines[-1], name
+    page = write_dataset_diagnosis(d, tmp_path / "report").read_text()
+    assert page.count("times 2 are what") == 2 and "return per episode" in page
+    assert "1 put at the lower end" in box_sentence([[-1.0, 0.0], [1.0, 4.0]]) and not box_sentence(None)
 
 
 def test_alarms_fire_beyond_their_thresholds_alone(data, tmp_path):

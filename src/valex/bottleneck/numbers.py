@@ -234,6 +234,7 @@ def measure(root: Path, plan: Plan, bench: Bench) -> dict[str, Any]:
     config, card = plan.config, plan.card
     about = {
         "data": card.name, "path": str(plan.path), "env": bench.arena.name if bench.arena else "", "method": method,
+        "box": bench.arena.box if bench.arena else None,
         "goals": config.goals, "budget": config.budget, "seeds": config.seeds, "steps": config.steps,
         "hidden": list(config.hidden), "episodes": config.episodes, "gamma": config.gamma, "sizes": list(plan.sizes),
         "batch_size": plan.values[0].batch_size, "lr": plan.values[0].lr, "traded": plan.traded,

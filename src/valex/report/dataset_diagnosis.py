@@ -5,6 +5,7 @@ from typing import Any
 
 from valex.report import page
 from valex.report.dataset_figures import plates, size_name
+from valex.report.dataset_terms import NUMBERS, box_sentence, unit_words
 from valex.report.dataset_words import (
     ENOUGH,
     PARTS,
@@ -66,7 +67,7 @@ def verdict_table(d: dict[str, Any]) -> str:
 def methods_table(d: dict[str, Any]) -> str:
     """Return every method on all data."""
     part = "error" if d["expert"] else "radius"
-    unit = d["about"]["unit"]
+    unit = unit_words(d["about"]["unit"])
     head = [("Method on all data", False), (f"Score{f' ({unit})' if unit else ''}", True)]
     head += [("Fit, training", True), ("Fit, held-out", True)]
     names = ("error/train", "error/val", "error/eval") if d["expert"] else ("radius/val", "radius/eval")
@@ -136,7 +137,7 @@ def alarm_table(d: dict[str, Any]) -> str:
     lines = [
         (
             [
-                a["what"], a["where"], a["number"], a["remedy"], size_name(a["size"]), number(a["value"]),
+                a["what"], a["where"], NUMBERS.get(a["number"], a["number"]), a["remedy"], size_name(a["size"]), number(a["value"]),
                 f"{a['side']} {a['threshold']:g}", f"{a['seeds']} of {a['of']}",
             ],
             False,
@@ -203,7 +204,9 @@ def write_dataset_diagnosis(d: dict[str, Any], out: Path) -> Path:
     if d["matrices"]:
         sections["directions"] = page.section("directions", "Directions and shares of variance", direction_table(d))
     sections["methods"] = page.section("methods", "Methods", methods_table(d))
-    notes = page.bullets(d["card"]["notes"], "Nothing was derived, rescaled, clipped or cut.")
+    box = box_sentence(d["about"]["box"])
+    notes = page.bullets(d["card"]["notes"], "Nothing was derived, rescaled, clipped or cut in reading it.")
+    notes += f"\n<p>{page.text(box)}</p>" if box else ""
     sections["dataset"] = page.section("dataset", "Dataset", f"{card_facts(d)}\n{notes}")
     failed = [f"{one['cell']}: {one['message']}" for one in d["failed"]]
     sections["left-out"] = page.section(

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from valex.report.dataset_terms import unit_words
 from valex.report.dataset_words import KINDS, PARTS, best_name, counted, falling, few, method_name, said, shown
 from valex.studies.base import Matrix, Panel, Plate, Series
 
@@ -63,7 +64,7 @@ def verdict_plate(d: dict[str, Any]) -> Drawn | str:
     v = d["verdict"]
     if not v:
         return "Gains: without scores of the reference method there are none"
-    panels, gained = [], f"gain in {v['unit'] if '%' in v['unit'] else v['unit'].split(' (')[0]}"
+    panels, gained = [], f"gain in {v['unit'] if '%' in v['unit'] else unit_words(v['unit']).split(' (')[0]}"
     for name, part in v["parts"].items():
         rows = [(best_name(part, v["seeds"]), part["gain"]), *part["swaps"].items()]
         rows = [(text, gain) for text, gain in rows if gain["value"] is not None]
@@ -134,7 +135,7 @@ def matrices_plate(d: dict[str, Any]) -> Drawn | str:
         values = array(one["mean"]).T
         low, high = (None, None) if few(d) else (array(one[k]).T for k in ("low", "high"))
         seeds = np.sum(np.isfinite(array(one["scores"])), axis=0).T
-        matrix = Matrix(values, names, names, d["about"]["unit"] or "score", low, high, seeds, arrow)
+        matrix = Matrix(values, names, names, unit_words(d["about"]["unit"]) or "score", low, high, seeds, arrow)
         title = f"{one['value']} + {one['policy']}"
         panels.append(
             Panel(title, "value data (transitions)", "policy data (transitions)", [], note=note, matrix=matrix)

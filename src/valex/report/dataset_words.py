@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from valex.report.dataset_terms import NUMBERS, box_sentence, names_sentence, unit_words
 from valex.studies.results import number
 
 PARTS = {"value": "Value", "extraction": "Extraction", "generalisation": "Generalisation"}
@@ -83,9 +84,10 @@ def sentences(d: dict[str, Any]) -> list[str]:
     d = shown(d)
     lines = verdict_sentences(d) if d["verdict"] else unplayed_sentences(d)
     lines += direction_sentences(d)
-    lines += [variance_sentence(d), error_sentence(d), alarm_sentence(d), failed_sentence(d), card_sentence(d)]
+    lines += [variance_sentence(d), error_sentence(d), *alarm_sentences(d), failed_sentence(d), card_sentence(d)]
     if d["missing"]:
         lines.append("Not known: " + "; ".join(d["missing"]) + ".")
+    lines.append(names_sentence(d))
     return [line for line in lines if line]
 
 
@@ -95,20 +97,22 @@ def card_sentence(d: dict[str, Any]) -> str:
     sizes, covers, scores = card["sizes"], card["coverage"], card["optimality"]
     text = (
         f"Dataset {d['about']['data']}: {sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories of mean "
-        f"return {number(scores['mean_return'])} (best {number(scores['max_return'])})"
+        f"return {number(scores['mean_return'])} per trajectory (best {number(scores['max_return'])})"
     )
     if scores.get("normalised") is not None:
         text += f", {scores['normalised']:.0f} % of the expert's"
     if covers.get("knn_radius") is not None:
         text += (
-            f"; a state lies {number(covers['knn_radius'])} from the 10th nearest of {covers['knn_reference']:,} others"
+            f"; a state lies {number(covers['knn_radius'])} from the 10th nearest of {covers['knn_reference']:,} others "
+            "(median distance, in units of the observation)"
         )
     notes = "; ".join(note.rstrip(".") for note in card["notes"])
-    return (
-        f"{text}. Noted when it was made or read: {notes}."
+    read = (
+        f"Noted when it was made or read: {notes}."
         if notes
-        else f"{text}. Nothing was derived, rescaled or clipped."
+        else "Nothing was derived, rescaled or clipped in reading it."
     )
+    return f"{text}. {read} {box_sentence(d['about']['box'])}".rstrip()
 
 
 def verdict_sentences(d: dict[str, Any]) -> list[str]:
@@ -116,7 +120,8 @@ def verdict_sentences(d: dict[str, Any]) -> list[str]:
     v, about = d["verdict"], d["about"]
     seeds = counted(v["seeds"])
     lead = (
-        f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)} in {v['unit']}. "
+        f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)} in "
+        f"{unit_words(v['unit'])}. "
         f"{number(v['best'], 1)} is the aim ({v['best_from']}), so it falls short by {said(v['shortfall'], 1)}."
     )
     parts = [part_sentence(name, part, v["by_construction"]) for name, part in v["parts"].items()]
@@ -285,21 +290,21 @@ def unplayed_sentences(d: dict[str, Any]) -> list[str]:
     return lines
 
 
-def alarm_sentence(d: dict[str, Any]) -> str:
-    """Return the alarms, worst kinds first, shortened; the page lists all."""
+def alarm_sentences(d: dict[str, Any]) -> list[str]:
+    """Return the alarms, worst kinds first, one line for each kind; the page lists all."""
     if not d["alarms"]:
-        return "Alarms: none."
+        return ["Alarms: none."]
     told: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for alarm in d["alarms"]:
         told.setdefault((alarm["what"], alarm["remedy"]), []).append(alarm)
-    parts = []
+    lines = []
     for (what, remedy), group in told.items():
         first = group[0]
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        number_said = f"{first['number']} {number(first['value'])}, {first['side']} {first['threshold']:g}"
-        where = f"{first['where']} on {first['size']:,}{more}"
-        parts.append(f"{what[0].upper()}{what[1:]} ({where}: {number_said}): {remedy}")
-    return "Alarms: " + ". ".join(parts) + "."
+        name = NUMBERS.get(first["number"], first["number"])
+        measured = f"{name} {number(first['value'])}, {first['side']} {first['threshold']:g}"
+        lines.append(f"Alarm: {what} ({first['where']} on {first['size']:,} transitions{more}: {measured}): {remedy}.")
+    return lines
 
 
 def failed_sentence(d: dict[str, Any]) -> str:
