@@ -137,8 +137,8 @@ def alarm_table(d: dict[str, Any]) -> str:
     lines = [
         (
             [
-                a["what"], a["where"], NUMBERS.get(a["number"], a["number"]), a["remedy"], size_name(a["size"]), number(a["value"]),
-                f"{a['side']} {a['threshold']:g}", f"{a['seeds']} of {a['of']}",
+                a["what"], a["where"], NUMBERS.get(a["number"], a["number"]), a["remedy"], size_name(a["size"]),
+                number(a["value"]), f"{a['side']} {a['threshold']:g}", f"{a['seeds']} of {a['of']}",
             ],
             False,
         )
