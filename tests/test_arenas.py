@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from valex.arenas import drawing, flat, make_arena
+from valex.arenas import drawing, flat, make_arena, without_clock
 from valex.fields import ConfigError
 from valex.play import play
 
@@ -60,7 +60,33 @@ def test_returns_of_gymnasium_by_hand_and_its_box():
             total += float(reward)
         np.testing.assert_allclose(played.returns[place], total, rtol=1e-5)
     assert arena.dims == (3, 1, 0) and arena.episode_length == 15 and not arena.success
+    assert arena.box == ((-2.0,), (2.0,)) and make_arena(SPECS["ours"]).box is None
     assert make_arena({"id": "Pendulum-v1"}).episode_length == 200  # the clock that it is registered with
+
+
+def test_wrappers_of_an_environment_of_ones_own_stay_and_its_clock_goes():
+    gymnasium = pytest.importorskip("gymnasium", reason="pip install 'valex[offline]'")
+    from gymnasium import wrappers
+
+    def wrapped(**kwargs):
+        env = gymnasium.make("Pendulum-v1", max_episode_steps=3, **kwargs).env  # with the checks inside
+        return wrappers.RescaleAction(wrappers.TransformObservation(env, lambda o: o[:2], None), -1.0, 1.0)
+
+    gymnasium.register("Wrapped-v0", entry_point=wrapped, max_episode_steps=4)
+    try:
+        arena = make_arena({"id": "Wrapped-v0"})
+        assert arena.dims == (2, 1, 0) and arena.box is None and arena.episode_length == 4
+        ones = lambda obs, goal: np.ones((len(obs), 1), np.float32)  # noqa: E731
+        plain = make_arena({"id": "Pendulum-v1", "kwargs": {"max_episode_steps": 4}})
+        np.testing.assert_allclose(play(arena, ones, [3]).returns, play(plain, ones, [3]).returns, rtol=1e-5)
+        env = without_clock(gymnasium.make("Wrapped-v0"))
+        kinds = []
+        while env is not env.unwrapped:
+            kinds.append(type(env).__name__)
+            env = env.env
+        assert kinds == ["RescaleAction", "TransformObservation"]
+    finally:
+        del gymnasium.registry["Wrapped-v0"]
 
 
 def test_returns_of_dm_control_by_hand():

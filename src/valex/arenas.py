@@ -52,6 +52,7 @@ class Arena(NamedTuple):
     episode_length: int  # control steps until truncation
     build: Callable  # (B) -> Field
     success: bool = False  # whether the task says when it has been solved
+    box: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # low, high that actions are put into; None: [-1, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------ by their names
@@ -181,12 +182,32 @@ def gymnasium_arena(name: str, kwargs: dict[str, Any]) -> Arena:
     length = clock or (example.spec.max_episode_steps if example.spec else None) or CLOCK
     obs, goal, solved = _first(example, 0)
     dims = Dims(len(obs), space.shape[0], len(goal))
-    return Arena(name, dims, int(length), partial(gymnasium_field, make, space, len(obs)), solved)
+    ends = tuple(space.low.tolist()), tuple(space.high.tolist())
+    box = None if set(ends[0]) == {-1.0} and set(ends[1]) == {1.0} else ends
+    return Arena(name, dims, int(length), partial(gymnasium_field, make, space, len(obs)), solved, box)
+
+
+def without_clock(env: Any) -> Any:
+    """Return an environment of `gymnasium.make` without what that adds to all: the clock, which is ours, and checks of its use.
+
+    Wrappers of its own stay, as they make its observations and actions.
+    """
+    from gymnasium import Wrapper, wrappers
+
+    added = (wrappers.TimeLimit, wrappers.OrderEnforcing, wrappers.PassiveEnvChecker)
+    while isinstance(env, added):
+        env = env.env
+    outer = env
+    while isinstance(outer, Wrapper):  # what the caller asks for in a spec lies outside the clock
+        while isinstance(outer.env, added):
+            outer.env = outer.env.env
+        outer = outer.env
+    return env
 
 
 def gymnasium_field(make: Callable, space: Any, obs_dim: int, count: int) -> Field:
     """Build `count` environments of Gymnasium; an action in [-1, 1] is put into the box that they ask for."""
-    envs = [make().unwrapped for _ in range(count)]
+    envs = [without_clock(make()) for _ in range(count)]
     middle, half = (space.high + space.low) / 2.0, (space.high - space.low) / 2.0
 
     def reset(lane: int, seed: int) -> tuple[np.ndarray, Any]:
@@ -195,12 +216,12 @@ def gymnasium_field(make: Callable, space: Any, obs_dim: int, count: int) -> Fie
 
     def one(lane: int, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         env, scaled = envs[lane], (middle + half * action).astype(space.dtype)
-        with drawing(int(env.np_random.integers(2**31))) if teleports else nullcontext():
+        with drawing(int(env.unwrapped.np_random.integers(2**31))) if teleports else nullcontext():
             obs, reward, terminated, _, info = env.step(scaled)
         return flat(obs), float(reward), bool(terminated), bool(info.get("success", info.get("is_success", False)))
 
     teleports = (
-        getattr(envs[0], "_teleport_info", None) is not None
+        getattr(envs[0].unwrapped, "_teleport_info", None) is not None
     )  # OGBench draws those from numpy's global generator
     return Field(reset, by_lane(one, obs_dim, count))
 

@@ -55,15 +55,14 @@ class DiagnoseDatasetCommand:
 def diagnose(arguments: list[str]) -> int:
     """Run valex diagnose gradients RUN | PRESET or dataset PATH; return the exit code."""
     helping = bool({"-h", "--help"} & set(arguments[:2]))
+    if helping and arguments[0] == "dataset":
+        parse_dataset(["--help"])  # ends here: it prints every option and exits
     if helping or len(arguments) < 2:
         print(USAGE)
         return 0 if helping else 2
     what, target, rest = arguments[0], arguments[1], arguments[2:]
     if what == "dataset":
-        command = DiagnoseDatasetCommand(DatasetDiagnosisConfig(), DatasetOptions())
-        return measure_dataset(
-            Path(target), parse(DiagnoseDatasetCommand, rest, command, "valex diagnose dataset PATH")
-        )
+        return measure_dataset(Path(target), parse_dataset(rest))
     if what != "gradients":
         raise UsageError(f"diagnose: {what!r} is not known; choose gradients or dataset")
     prog = f"valex diagnose gradients {target}"
@@ -75,6 +74,12 @@ def diagnose(arguments: list[str]) -> int:
     if not (folder / "config.json").exists():
         raise UsageError(f"run: {target} is neither a run directory nor a preset; name a folder that holds config.json")
     return measure_gradients(folder, None, options)
+
+
+def parse_dataset(words: list[str]) -> DiagnoseDatasetCommand:
+    """Return what the words behind `valex diagnose dataset PATH` ask for. Raises UsageError; SystemExit after --help."""
+    command = DiagnoseDatasetCommand(DatasetDiagnosisConfig(), DatasetOptions())
+    return parse(DiagnoseDatasetCommand, words, command, "valex diagnose dataset PATH")
 
 
 def measure_gradients(folder: Path | None, config: RunConfig | None, options: DiagnoseOptions) -> int:

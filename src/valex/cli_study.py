@@ -12,6 +12,8 @@ from valex.config import run_id
 from valex.settings import RunConfig
 from valex.tables import STUDIES, load
 
+DIAGNOSED = ("diagnosis.json", "report/diagnosis.json")  # what a diagnosis leaves in its folder
+
 
 def study(arguments: list[str]) -> int:
     """valex study NAME."""
@@ -118,6 +120,11 @@ def report(arguments: list[str]) -> int:
             f"root: {command.root} is not a folder; name the folder of a study, such as runs/horizon-quick"
         )
     if not any(command.root.glob("*/config.json")) and not (command.root / "study.json").is_file():
+        if (command.root / "trials").is_dir() or any((command.root / p).is_file() for p in DIAGNOSED):
+            raise UsageError(
+                f"root: {command.root} is a diagnosis; the same `valex diagnose dataset` command (or gradients, if it was one) "
+                "redraws its report and trains nothing again"
+            )
         raise UsageError(f"root: {command.root} holds no run directories; name the folder of a study")
     if command.out is not None and command.out.exists() and not command.out.is_dir():
         raise UsageError(f"out: {command.out} is a file; name a folder")

@@ -173,10 +173,11 @@ OPTIONS = {
     "unknown environment": (["--env", "Nowhere-v7"], "env: Nowhere-v7 cannot be built"),
     "too much data": (["--sizes", "10,1000"], "sizes: 1,000 is not in 1..108"),
     "no data": (["--sizes", "0"], "sizes: 0 is not in"),
-    "alpha": (["--alpha", "-1"], "policy.alpha"),
+    "alpha": (["--alpha", "-1"], "valex: alpha: "),
     "candidates": (["--extractor", "sfbc", "--alpha", "0.5"], "alpha: 0.5 is no number of candidates"),
-    "gamma": (["--gamma", "1.5"], "value.gamma"),
-    "hidden": (["--hidden", "0"], "hidden"),
+    "gamma": (["--gamma", "1"], "valex: gamma: "),
+    "hidden": (["--hidden", "0"], "valex: hidden"),
+    "many candidates": (["--extractor", "sfbc", "--alpha", "5000"], "valex: alpha: "),
     "seeds": (["--seeds", "-1"], "seeds: -1 is not in 0..100"),
     "episodes": (["--episodes", "-1"], "episodes: -1"),
     "steps": (["--steps", "-5"], "steps: -5"),
@@ -212,6 +213,15 @@ def test_goals_of_a_maze_are_asked_for_where_there_are_no_rewards(tmp_path, caps
 
 def test_help(capsys):
     assert cli.main(["diagnose", "dataset", "--help"]) == 0
-    assert "diagnose dataset PATH" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "diagnose dataset PATH" in told and "--reference" in told and "--sizes" in told
     assert cli.main(["diagnose", "dataset", "anything", "--help"]) == 0
     assert "--reference" in capsys.readouterr().out
+
+
+def test_report_of_a_diagnosis_names_the_command_that_redraws_it(tmp_path, capsys):
+    for name in ("trials", "report"):
+        (tmp_path / name).mkdir()
+    assert cli.main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "is a diagnosis" in said and "`valex diagnose dataset`" in said

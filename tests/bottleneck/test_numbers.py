@@ -14,6 +14,8 @@ from valex.bottleneck.plan import amounts, cells_of, extractors, make_plan, obje
 from valex.fields import ConfigError
 from valex.matrix import trials
 from valex.report.dataset_diagnosis import write_dataset_diagnosis
+from valex.report.dataset_figures import plates
+from valex.report.dataset_terms import box_sentence
 from valex.report.dataset_words import sentences
 from valex.settings.dataset_diagnosis import DatasetDiagnosisConfig
 from valex.trials import cell_name, opened, trial_path
@@ -164,6 +166,66 @@ def test_the_page_holds_every_part(data, tmp_path):
         assert page.count(f'id="{anchor}"') == 1, anchor
     assert json.loads((tmp_path / "report" / "diagnosis.json").read_text()) == d
     assert (tmp_path / "report" / "matrices.csv").read_text().count("\n") > 6 * 9
+
+
+def test_few_seeds_read_like_no_result(data, tmp_path):
+    d = found(tmp_path, data, lambda c: 40.0 + jitter(c), replace(SMALL, seeds=2))
+    text = " ".join(sentences(d))
+    for word in ("Intervals", "degrees", "twice the", "tenfold", "epsilon", "["):
+        assert word not in text, word
+    assert "2 seeds cannot tell which data help" in text and "too few for intervals" in text
+    drawn, _ = plates(d)
+    for title, caption, plate in drawn.values():
+        assert "bars" not in plate.note and "arrow" not in plate.note + caption and "sector" not in plate.note, title
+        assert all(series.low is None for panel in plate.panels for series in panel.series)
+        assert all(panel.matrix is None or panel.matrix.arrow is None for panel in plate.panels)
+    page = write_dataset_diagnosis(d, tmp_path / "report").read_text()
+    assert "twice the" not in page.lower() and "95 %" not in page and "epsilon" not in page
+    assert json.loads((tmp_path / "report" / "diagnosis.json").read_text()) == d  # whole
+
+
+def test_scores_that_fall_with_more_data_are_said_to(data, tmp_path):
+    down = lambda c: jitter(c) - 20.0 * np.log10((c.value_size or 27) * c.policy_size)  # noqa: E731
+    d = found(tmp_path, data, down)
+    assert abs(d["matrices"][0]["direction"]["angle"]["value"]) > 112.5
+    said = "the score falls with more data: too few updates for them, or noise"
+    assert said in next(line for line in sentences(d) if line.startswith("Data, for iql + awr"))
+    assert said in plates(d)[0]["matrices"][1]
+    assert said in " ".join(sentences(found(tmp_path / "few", data, down, replace(SMALL, seeds=2))))
+    one = found(tmp_path / "one", data, lambda c: jitter(c) - 20.0 * np.log10(c.policy_size))
+    assert "the score falls with more policy data" in " ".join(sentences(one))
+
+
+def test_gains_larger_than_the_shortfall_overlap_and_share_a_scale(data, tmp_path):
+    d = found(
+        tmp_path,
+        data,
+        lambda c: 90.0 if c.test_time or c.policy.name == "sfbc" else 40.0,
+        replace(SMALL, reference=90.0),
+    )
+    text = " ".join(sentences(d))
+    assert "The gains overlap by 50" in text and "Unexplained" not in text
+    page = write_dataset_diagnosis(d, tmp_path / "report").read_text()
+    assert "The gains overlap by" in page and "Unexplained" not in page
+    panels = plates(d)[0]["gains"][2].panels
+    assert len({panel.span for panel in panels}) == 1 and panels[0].span[0] < 0.0 < 50.0 < panels[0].span[1]
+
+
+def test_names_units_and_the_box_are_spelled_out(data, tmp_path):
+    d = returned(tmp_path, data, lambda c: 40.0)
+    where = {"where": "value iql", "size": 432, "seeds": 1, "of": 5, "what": "it overfits", "remedy": "more data"}
+    alarm = {"number": "fit_gap", "value": 2.0, "threshold": 1.3, "side": "above"} | where
+    d = d | {"alarms": [alarm, alarm | {"what": "other"}], "about": d["about"] | {"box": [[-2.0], [2.0]]}}
+    lines = sentences(d)
+    text = " ".join(lines)
+    assert "return per episode" in text and "units of the observation" in text and "fit_gap" not in text
+    assert sum(line.startswith("Alarm: ") for line in lines) == 2
+    assert "actions of the data times 2 are what the environment is given" in text
+    for name in ("ttt: ", "opex: ", "sfbc: ", "(q_norm std): ", "(grad_norm): ", "iql: ", "awr: "):
+        assert name in lines[-1], name
+    page = write_dataset_diagnosis(d, tmp_path / "report").read_text()
+    assert page.count("times 2 are what") == 2 and "return per episode" in page
+    assert "1 put at the lower end" in box_sentence([[-1.0, 0.0], [1.0, 4.0]]) and not box_sentence(None)
 
 
 def test_alarms_fire_beyond_their_thresholds_alone(data, tmp_path):

@@ -13,7 +13,7 @@ from valex.diagnostics.plain import plain
 from valex.matrix import block, trials, values_of
 from valex.offline.coverage import whole_episodes
 from valex.offline.matrix_statistics import direction, variance_shares
-from valex.offline.shortfall import NOTHING, Swap, doubled, shortfall
+from valex.offline.shortfall import ENOUGH, NOTHING, Swap, doubled, shortfall
 from valex.settings.bottleneck import Cell
 from valex.settings.offline import ExtractionKind, ValueKind
 from valex.statistics import mean_over_seeds
@@ -113,7 +113,7 @@ def swaps_of(found: Trials, plan: Plan, reference: np.ndarray) -> dict[str, list
         part: [Swap(setting, of_seeds(found, plan, cell)) for setting, cell in settings.items()]
         for part, settings in swap_cells(plan).items()
     }
-    if len(plan.sizes) > 1:
+    if len(plan.sizes) > 1 and np.isfinite(reference).sum() >= ENOUGH:  # a slope of fewer seeds is not worth following
         scores = block(found, plan.cell(plan.values[0], plan.policies[0]), plan.sizes, plan.seeds)
         for part, side in (("value", "value"), ("generalisation", "policy")):
             more = doubled(reference, scores, plan.sizes, plan.sizes, side)
@@ -234,6 +234,7 @@ def measure(root: Path, plan: Plan, bench: Bench) -> dict[str, Any]:
     config, card = plan.config, plan.card
     about = {
         "data": card.name, "path": str(plan.path), "env": bench.arena.name if bench.arena else "", "method": method,
+        "box": bench.arena.box if bench.arena else None,
         "goals": config.goals, "budget": config.budget, "seeds": config.seeds, "steps": config.steps,
         "hidden": list(config.hidden), "episodes": config.episodes, "gamma": config.gamma, "sizes": list(plan.sizes),
         "batch_size": plan.values[0].batch_size, "lr": plan.values[0].lr, "traded": plan.traded,

@@ -119,6 +119,15 @@ def extractors(config: DatasetDiagnosisConfig) -> tuple[tuple[ExtractionKind, ..
     return tuple(matrix), tuple(policy for policy in second if policy not in matrix)
 
 
+def as_option(message: str) -> str:
+    """Return what is said of a field of a value or policy as said of the option that set it: value.gamma is --gamma."""
+    part, dot, rest = message.partition(".")
+    if not dot or part not in ("value", "policy"):
+        return message
+    field, colon, why = rest.partition(":")
+    return f"{'alpha' if field == 'samples' else field}{colon}{why}"
+
+
 def amounts(data: Dataset, config: DatasetDiagnosisConfig) -> tuple[int, ...]:
     """Return the amounts of training data, in transitions. Raises ConfigError where there are not so many."""
     try:
@@ -162,7 +171,10 @@ def make_plan(path: Path, env: str, config: DatasetDiagnosisConfig) -> tuple[Pla
     its key and row, or the option, that cannot be.
     """
     config = resolved(config)
-    values, (policies, others) = objectives(config), extractors(config)
+    try:
+        values, (policies, others) = objectives(config), extractors(config)
+    except ConfigError as error:
+        raise ConfigError(as_option(str(error))) from error
     test_times: tuple[TestTimeKind, ...] = ()
     if env:
         test_times = (OPEXConfig(beta=0.1, scale="grad_norm"),)

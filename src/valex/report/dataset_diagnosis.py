@@ -5,11 +5,30 @@ from typing import Any
 
 from valex.report import page
 from valex.report.dataset_figures import plates, size_name
-from valex.report.dataset_words import PARTS, best_name, construction, method_name, percent, said, sentences
+from valex.report.dataset_terms import NUMBERS, box_sentence, unit_words
+from valex.report.dataset_words import (
+    ENOUGH,
+    PARTS,
+    best_name,
+    construction,
+    counted,
+    few,
+    method_name,
+    percent,
+    rest_of,
+    said,
+    sentences,
+    shown,
+)
 from valex.report.diagnosis import write_files
 from valex.report.figures import draw
 from valex.studies.results import number
 
+FEW = " Too few seeds for intervals, and to tell any gain from chance."
+MANY = (
+    " Twice the data is worked out from the slope of the score over log10 of the data, not tried; where scores bend towards a "
+    "ceiling it is too large. Three parts at 95 % each: where nothing matters, about one report in seven still tells one apart."
+)
 TITLE = "Where does this dataset's method fall short?"
 
 
@@ -32,14 +51,14 @@ def verdict_table(d: dict[str, Any]) -> str:
         setting = best_name(part, d["verdict"]["seeds"]) if part["setting"] else "every swap failed"
         lines.append(([PARTS[name], setting, said(part["gain"], 1), percent(part["share"]) or "–", told], True))
         lines += [(["", swap, said(gain, 1), "", ""], False) for swap, gain in part["swaps"].items()]
-    lines.append((["Unexplained", "", said(d["verdict"]["unexplained"], 1), "", ""], True))
+    rest = rest_of(d["verdict"])
+    lines.append(([rest[0], "", said(rest[1], 1), "", ""], True))
     note = (
         "Gain: mean over seeds of the score with the swap less that of the reference method, the same seeds in both. Honestly "
         "chosen: for every seed the swap that was best on halves of the seeds without it. Shares only where the shortfall is "
-        "above 0. Twice the data is worked out from the slope of the score over log10 of the data, not tried; where scores bend "
-        "towards a ceiling it is too large. Three parts at 95 % each: where nothing matters, "
-        "about one report in seven still tells one apart."
+        "above 0."
     )
+    note += FEW if few(d) else MANY
     if made := d["verdict"]["by_construction"]:
         note += f" {PARTS[made[0]]}: {construction(made[1])[0].lower()}{construction(made[1])[1:]}"
     return f'<p class="note">{page.text(note)}</p>\n{page.table(head, rows_of(lines, 2))}'
@@ -48,7 +67,7 @@ def verdict_table(d: dict[str, Any]) -> str:
 def methods_table(d: dict[str, Any]) -> str:
     """Return every method on all data."""
     part = "error" if d["expert"] else "radius"
-    unit = d["about"]["unit"]
+    unit = unit_words(d["about"]["unit"])
     head = [("Method on all data", False), (f"Score{f' ({unit})' if unit else ''}", True)]
     head += [("Fit, training", True), ("Fit, held-out", True)]
     names = ("error/train", "error/val", "error/eval") if d["expert"] else ("radius/val", "radius/eval")
@@ -66,8 +85,8 @@ def methods_table(d: dict[str, Any]) -> str:
     what = "errors to the optimal policy" if part == "error" else "distance to the 10th nearest training state, in std"
     note = (
         f"Fit: mean squared error to the data's actions. Then {what}. ESS / B: effective sample size of AWR over the batch. "
-        "Gradient ratio: the value's pull over the data's, of ddpg_bc. Means over seeds, 95 % intervals; also in diagnosis.json."
-    )
+        "Gradient ratio: the value's pull over the data's, of ddpg_bc. Means over seeds; also in diagnosis.json."
+    ) + ("" if few(d) else " Intervals: 95 %.")
     return f'<p class="note">{page.text(note)}</p>\n{page.table(head, rows_of(lines, 1))}'
 
 
@@ -90,6 +109,8 @@ def direction_table(d: dict[str, Any]) -> str:
         lines.append(([name, *numbers], False))
     several = len(d["about"]["sizes"]) > 1
     table = page.table(head, rows_of(lines, 1)) if several else "<p>One amount of data has no direction.</p>"
+    if few(d):
+        table = f"<p>None is told: {counted(d['about']['seeds'])}, at least {ENOUGH} are needed.</p>"
     if not d["variance"]:
         return table
     v = d["variance"]
@@ -116,8 +137,8 @@ def alarm_table(d: dict[str, Any]) -> str:
     lines = [
         (
             [
-                a["what"], a["where"], a["number"], a["remedy"], size_name(a["size"]), number(a["value"]),
-                f"{a['side']} {a['threshold']:g}", f"{a['seeds']} of {a['of']}",
+                a["what"], a["where"], NUMBERS.get(a["number"], a["number"]), a["remedy"], size_name(a["size"]),
+                number(a["value"]), f"{a['side']} {a['threshold']:g}", f"{a['seeds']} of {a['of']}",
             ],
             False,
         )
@@ -171,8 +192,9 @@ def write_dataset_diagnosis(d: dict[str, Any], out: Path) -> Path:
 
     Each file is replaced at once, the page last. Raises OSError if the folder cannot be written.
     """
-    shown, left_out = plates(d)
-    drawn = {name: (title, caption, draw(title, plate), plate) for name, (title, caption, plate) in shown.items()}
+    whole, d = d, shown(d)
+    described, left_out = plates(d)
+    drawn = {name: (title, caption, draw(title, plate), plate) for name, (title, caption, plate) in described.items()}
     figures = [page.figure(name, title, caption, picture) for name, (title, caption, picture, _) in drawn.items()]
     sections = {"": settings_facts(d)}
     if d["verdict"]:
@@ -182,11 +204,13 @@ def write_dataset_diagnosis(d: dict[str, Any], out: Path) -> Path:
     if d["matrices"]:
         sections["directions"] = page.section("directions", "Directions and shares of variance", direction_table(d))
     sections["methods"] = page.section("methods", "Methods", methods_table(d))
-    notes = page.bullets(d["card"]["notes"], "Nothing was derived, rescaled, clipped or cut.")
+    box = box_sentence(d["about"]["box"])
+    notes = page.bullets(d["card"]["notes"], "Nothing was derived, rescaled, clipped or cut in reading it.")
+    notes += f"\n<p>{page.text(box)}</p>" if box else ""
     sections["dataset"] = page.section("dataset", "Dataset", f"{card_facts(d)}\n{notes}")
     failed = [f"{one['cell']}: {one['message']}" for one in d["failed"]]
     sections["left-out"] = page.section(
         "left-out", "Not known and left out", page.bullets([*d["missing"], *left_out, *failed], "Nothing.")
     )
     document = page.document(TITLE, d["about"]["data"], sentences(d), sections)
-    return write_files(out, "diagnosis.json", d, drawn, document)
+    return write_files(out, "diagnosis.json", whole, drawn, document)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from valex.report.dataset_terms import NUMBERS, box_sentence, names_sentence, unit_words
 from valex.studies.results import number
 
 PARTS = {"value": "Value", "extraction": "Extraction", "generalisation": "Generalisation"}
@@ -13,6 +14,8 @@ KINDS = {
     "unclear": "between two classes, which these seeds cannot tell apart",
     "saturated": "neither kind of data can be told to help",
 }
+UNEXPLAINED, OVERLAP = "Unexplained", "The gains overlap by"
+FALLS = "too few updates for them, or noise"
 ENOUGH = 5  # seeds, as in `offline.shortfall`
 
 
@@ -55,13 +58,36 @@ def method_name(row: dict[str, Any]) -> str:
     return " + ".join(part for part in (row["value"], row["policy"], row["test_time"]) if part)
 
 
+def few(d: dict[str, Any]) -> bool:
+    """Return whether there are too few seeds to tell anything apart."""
+    return (d["verdict"] or d["about"])["seeds"] < ENOUGH
+
+
+def bare(found: Any) -> Any:
+    """Return numbers without their intervals, all the way down."""
+    if isinstance(found, dict):
+        inner = {key: bare(value) for key, value in found.items()}
+        return inner | {"low": None, "high": None} if {"low", "high"} <= set(found) else inner
+    return [bare(value) for value in found] if isinstance(found, list) else found
+
+
+def shown(d: dict[str, Any]) -> dict[str, Any]:
+    """Return what may be shown of a diagnosis: with few seeds no intervals, directions and shares, which read like results."""
+    if not few(d):
+        return d
+    why = {"direction": None, "no_direction": f"fewer than {ENOUGH} seeds show none"}
+    return {**bare(d), "matrices": [bare(one) | why for one in d["matrices"]], "variance": None}
+
+
 def sentences(d: dict[str, Any]) -> list[str]:
     """Return what the diagnosis says, in the order in which a reader asks: what to try, why, what went wrong, what is missing."""
+    d = shown(d)
     lines = verdict_sentences(d) if d["verdict"] else unplayed_sentences(d)
     lines += direction_sentences(d)
-    lines += [variance_sentence(d), error_sentence(d), alarm_sentence(d), failed_sentence(d), card_sentence(d)]
+    lines += [variance_sentence(d), error_sentence(d), *alarm_sentences(d), failed_sentence(d), card_sentence(d)]
     if d["missing"]:
         lines.append("Not known: " + "; ".join(d["missing"]) + ".")
+    lines.append(names_sentence(d))
     return [line for line in lines if line]
 
 
@@ -71,20 +97,22 @@ def card_sentence(d: dict[str, Any]) -> str:
     sizes, covers, scores = card["sizes"], card["coverage"], card["optimality"]
     text = (
         f"Dataset {d['about']['data']}: {sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories of mean "
-        f"return {number(scores['mean_return'])} (best {number(scores['max_return'])})"
+        f"return {number(scores['mean_return'])} per trajectory (best {number(scores['max_return'])})"
     )
     if scores.get("normalised") is not None:
         text += f", {scores['normalised']:.0f} % of the expert's"
     if covers.get("knn_radius") is not None:
         text += (
-            f"; a state lies {number(covers['knn_radius'])} from the 10th nearest of {covers['knn_reference']:,} others"
+            f"; a state lies {number(covers['knn_radius'])} from the 10th nearest of {covers['knn_reference']:,} others "
+            "(median distance, in units of the observation)"
         )
     notes = "; ".join(note.rstrip(".") for note in card["notes"])
-    return (
-        f"{text}. Noted when it was made or read: {notes}."
+    read = (
+        f"Noted when it was made or read: {notes}."
         if notes
-        else f"{text}. Nothing was derived, rescaled or clipped."
+        else "Nothing was derived, rescaled or clipped in reading it."
     )
+    return f"{text}. {read} {box_sentence(d['about']['box'])}".rstrip()
 
 
 def verdict_sentences(d: dict[str, Any]) -> list[str]:
@@ -92,15 +120,25 @@ def verdict_sentences(d: dict[str, Any]) -> list[str]:
     v, about = d["verdict"], d["about"]
     seeds = counted(v["seeds"])
     lead = (
-        f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)} in {v['unit']}. "
+        f"{about['method']} on all {about['sizes'][-1]:,} training transitions scores {said(v['reference'], 1)} in "
+        f"{unit_words(v['unit'])}. "
         f"{number(v['best'], 1)} is the aim ({v['best_from']}), so it falls short by {said(v['shortfall'], 1)}."
     )
     parts = [part_sentence(name, part, v["by_construction"]) for name, part in v["parts"].items()]
-    left = (
-        f"Unexplained: {said(v['unexplained'], 1)}. Each part is swapped by itself; gains may overlap and need not add up "
-        f"to the shortfall. Intervals: 95 % each, over {seeds}."
-    )
+    name, rest = rest_of(v)
+    ends = f"Means over {seeds}, too few for intervals." if few(d) else f"Intervals: 95 % each, over {seeds}."
+    left = f"{name}: {said(rest, 1)}. " if name == UNEXPLAINED else f"{name} {said(rest, 1)}. "
+    left += f"Each part is swapped by itself; gains may overlap and need not add up to the shortfall. {ends}"
     return [*worse_sentences(v), first_sentence(v), lead, *parts, left]
+
+
+def rest_of(v: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return what the gains leave of the shortfall, with its name; where they are larger than it, by how much they overlap."""
+    rest = v["unexplained"]
+    if rest["value"] is None or rest["value"] >= 0.0:
+        return UNEXPLAINED, rest
+    turned = {"value": "value", "low": "high", "high": "low"}
+    return OVERLAP, {key: None if rest[end] is None else -rest[end] for key, end in turned.items()}
 
 
 def worse_sentences(v: dict[str, Any]) -> list[str]:
@@ -155,13 +193,40 @@ def direction_sentences(d: dict[str, Any]) -> list[str]:
         return []
     own = d["matrices"][0]
     name, found = f"{own['value']} + {own['policy']}", own["direction"]
+    falls = f" For {falling(d['matrices'][:1])}." if falling(d["matrices"][:1]) else ""
+    if few(d):
+        return [
+            f"Data: {counted(d['about']['seeds'])} cannot tell which data help; at least {ENOUGH} are needed.{falls}"
+        ]
     if found is None:
         why = own.get("no_direction") or "it takes two amounts of data"
         return [f"Data: no direction of {name} can be fitted: {why.removeprefix('direction: ')}."]
+    angle = f"angle {said(found['angle'], 0)} degrees (0 value, 90 policy)"
     return [
         f"Data, for {name}: {KINDS[found['kind']]}. A tenfold of value data changes the score by {said(found['value'], 1)}, a "
-        f"tenfold of policy data by {said(found['policy'], 1)}; angle {said(found['angle'], 0)} degrees (0 value, 90 policy)."
+        f"tenfold of policy data by {said(found['policy'], 1)}; {angle}.{falls}"
     ]
+
+
+def falls_with(one: dict[str, Any]) -> str:
+    """Return with which data the scores of a matrix fall, "" where with none: its mean slopes, or its ends for want of these."""
+    found, mean = one["direction"], one["mean"]
+    if not found:
+        first, last = mean[0][0], mean[-1][-1]
+        return "more data" if len(mean) > 1 and None not in (first, last) and last < first else ""
+    down = [side for side in ("value", "policy") if found[side]["value"] < 0.0]
+    sure = [side for side in down if (found[side]["high"] or 0.0) < 0.0]
+    sides = sure or (down if len(down) == 2 or found["kind"] == "worse" else [])
+    return "more data" if len(sides) == 2 else "".join(f"more {side} data" for side in sides)
+
+
+def falling(matrices: list[dict[str, Any]]) -> str:
+    """Return which matrices fall with more data, and what that comes from; "" for none."""
+    groups: dict[str, list[str]] = {}
+    for one in matrices:
+        groups.setdefault(falls_with(one), []).append(f"{one['value']} + {one['policy']}")
+    told = [f"{', '.join(names)} the score falls with {what}" for what, names in groups.items() if what]
+    return f"{'; for '.join(told)}: {FALLS}" if told else ""
 
 
 def variance_sentence(d: dict[str, Any]) -> str:
@@ -183,11 +248,11 @@ def error_sentence(d: dict[str, Any]) -> str:
     row = d["methods"][0]
     if d["expert"] and known(row["error/eval"]):
         train, val, visited = (said(row[f"error/{name}"]) for name in ("train", "val", "eval"))
-        far = (row["error/eval"]["low"] or 0.0) > (row["error/val"]["high"] or 0.0)
+        far = not few(d) and (row["error/eval"]["low"] or 0.0) > (row["error/val"]["high"] or 0.0)
         verdict = (
             "it errs more where it goes than on held-out states"
             if far
-            else "it does not clearly err more where it goes"
+            else ("too few seeds to compare them" if few(d) else "it does not clearly err more where it goes")
         )
         return (
             f"Error of {method_name(row)} to the optimal policy: {train} on training states, {val} on held-out ones, "
@@ -225,21 +290,21 @@ def unplayed_sentences(d: dict[str, Any]) -> list[str]:
     return lines
 
 
-def alarm_sentence(d: dict[str, Any]) -> str:
-    """Return the alarms, worst kinds first, shortened; the page lists all."""
+def alarm_sentences(d: dict[str, Any]) -> list[str]:
+    """Return the alarms, worst kinds first, one line for each kind; the page lists all."""
     if not d["alarms"]:
-        return "Alarms: none."
+        return ["Alarms: none."]
     told: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for alarm in d["alarms"]:
         told.setdefault((alarm["what"], alarm["remedy"]), []).append(alarm)
-    parts = []
+    lines = []
     for (what, remedy), group in told.items():
         first = group[0]
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        number_said = f"{first['number']} {number(first['value'])}, {first['side']} {first['threshold']:g}"
-        where = f"{first['where']} on {first['size']:,}{more}"
-        parts.append(f"{what[0].upper()}{what[1:]} ({where}: {number_said}): {remedy}")
-    return "Alarms: " + ". ".join(parts) + "."
+        name = NUMBERS.get(first["number"], first["number"])
+        measured = f"{name} {number(first['value'])}, {first['side']} {first['threshold']:g}"
+        lines.append(f"Alarm: {what} ({first['where']} on {first['size']:,} transitions{more}: {measured}): {remedy}.")
+    return lines
 
 
 def failed_sentence(d: dict[str, Any]) -> str:

@@ -135,6 +135,8 @@ def set_rows(axes: Any, panel: Panel) -> None:
     places, names = zip(*panel.x_ticks, strict=True)
     axes.set_yticks(places, names)
     axes.set_ylim(max(places) + 0.5, -0.5)
+    if panel.span is not None:
+        axes.set_xlim(*panel.span)
     if panel.log_y:
         set_log(axes, panel, along="x")
 

@@ -82,6 +82,7 @@ class Panel(NamedTuple):
     )
     note: str = ""  # numbers that belong beside the curves, written under the title
     matrix: Matrix | None = None  # a heat map instead of series
+    span: tuple[float, float] | None = None  # of the values of named rows; None: what these need
 
 
 class Plate(NamedTuple):
