@@ -70,7 +70,9 @@ def test_wrappers_of_an_environment_of_ones_own_stay_and_its_clock_goes():
 
     def wrapped(**kwargs):
         env = gymnasium.make("Pendulum-v1", max_episode_steps=3, **kwargs).env  # with the checks inside
-        return wrappers.RescaleAction(wrappers.TransformObservation(env, lambda o: o[:2], None), -1.0, 1.0)
+        return wrappers.RescaleAction(
+            wrappers.TransformObservation(env, lambda o: o[:2], None), np.float32(-1.0), np.float32(1.0)
+        )
 
     gymnasium.register("Wrapped-v0", entry_point=wrapped, max_episode_steps=4)
     try:
