@@ -337,3 +337,12 @@ def test_command_lines_that_cannot_be_end_with_2_and_one_line(words, message, tm
 def test_help_explains(words):
     said = valex("dataset", *words)
     assert said.code == 0 and "generate" in said.out
+
+
+def test_a_card_lists_a_dozen_evaluations_at_most():
+    from valex.datasets.generate.qualities import curve_note
+
+    assert curve_note([1.04, 2.0]) == "returns of the evaluations in training: [1.0, 2.0]"
+    assert curve_note(list(range(55))) == (
+        "returns of 12 of 55 evaluations in training: [0, 5, 10, 15, 20, 25, 29, 34, 39, 44, 49, 54]"
+    )

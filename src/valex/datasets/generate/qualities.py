@@ -26,6 +26,7 @@ from valex.settings.datasets import LocomotionSettings
 from valex.types import ActionSample, Agent, Array, PyTree
 
 MEDIUM = 1 / 3  # of the way from the random to the expert's return
+SHOWN = 12  # evaluations that a card lists
 MEDIUM_AGENT = "medium"  # as EXPERT, the name of an agent that is kept
 ALONE = ("random", "medium", "medium-replay", "expert", "medium-expert", "noise")
 EVAL_EPISODES = 16
@@ -149,12 +150,20 @@ def collected(settings: LocomotionSettings, task: Task, source: Source) -> tuple
     return data, f"the {kind} agent of {settings.preset}, acting as in training"
 
 
+def curve_note(curve: Sequence[float]) -> str:
+    """Return the learning curve in words: every evaluation, or twelve evenly spaced ones, first and last among them."""
+    if len(curve) <= SHOWN:
+        return f"returns of the evaluations in training: {[round(score, 1) for score in curve]}"
+    chosen = [curve[round(i * (len(curve) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
+    return f"returns of {SHOWN} of {len(curve)} evaluations in training: {[round(score, 1) for score in chosen]}"
+
+
 def _one(settings: LocomotionSettings, task: Task, source: Source) -> tuple[Dataset, Card]:
     """Return one kind of dataset and its card."""
     data, how = collected(settings, task, source)
     about = source.about
     reference = about["random_return"], about["expert_return"]
-    notes = [f"returns of the evaluations in training: {[round(score, 1) for score in about['curve']]}"]
+    notes = [curve_note(about["curve"])]
     notes += task.replay_notes if settings.type == "medium-replay" else ()
     if reference[1] <= reference[0]:
         notes.append("the agent has not learned: the expert is no better than random, the set is of little use")
