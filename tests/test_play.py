@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from valex.arenas import Arena, Field, Moment, make_arena
-from valex.datasets.generate.pointmaze import make_env, maze_of
+from valex.datasets.generate.maze import make_env, maze_of
 from valex.offline.batch import Dims
 from valex.offline.oracle import oracle_action
 from valex.play import LANES, Lanes, play
@@ -86,7 +86,7 @@ def test_the_oracle_solves_the_maze(task):
     """Its five tasks, or one of them."""
     pytest.importorskip("ogbench", reason="pip install 'valex[offline]'")
     name = "pointmaze-medium-singletask-task3-v0" if task else "pointmaze-medium-v0"
-    arena, env = make_arena({"id": name}, goals=not task), make_env("medium", task)
+    arena, env = make_arena({"id": name}, goals=not task), make_env("pointmaze", "medium", task)
     own = np.asarray(env.task_infos[task - 1]["goal_xy"])
 
     def oracle(obs, goal):
