@@ -14,6 +14,8 @@ from valex.experts import describe, env_of, expert_of
 from valex.facts import dataset_facts
 from valex.fields import ConfigError
 from valex.matrix import differences, trials as trials_of
+from valex.offline.coverage import optimality
+from valex.offline.data import prefix_rows
 from valex.offline.extraction_rule import FEATURE_NAMES
 from valex.play import play
 from valex.settings.offline import OPEXConfig, SfBCConfig, TTTConfig
@@ -108,10 +110,10 @@ def test_scores_are_in_the_unit_of_the_task(pendulum, maze):
     played = play(make_arena(PENDULUM), lambda obs, goal: np.zeros((len(obs), 1)), [0, 1])
     played = played._replace(returns=np.array([10.0, 30.0]), success=np.array([True, False]))
     assert score_of(bench, played) == (20.0, "return")
-    known = {"random_return": 0.0, "expert_return": 40.0}
+    known = optimality(bench.raw, (0.0, 40.0))
     score, unit = score_of(bench._replace(card=replace(bench.card, optimality=known)), played)
     assert score == 50.0 and unit.startswith("normalised return")
-    flat = bench._replace(card=replace(bench.card, optimality={"random_return": 40.0, "expert_return": 0.0}))
+    flat = bench._replace(card=replace(bench.card, optimality=optimality(bench.raw, (40.0, 0.0))))
     assert score_of(flat, played)[1] == "return"  # an expert below random is none
     control = bench._replace(arena=bench.arena._replace(name="dm_control/cheetah-run"))
     assert score_of(control, played) == (2.0, "return / 10 (of 0 .. 100)")
@@ -160,7 +162,7 @@ def test_errors_are_measured_on_the_rows_that_each_set_has(task, monkeypatch):
     cell = cell_of(card, policy_size=40)
     bench = bench_of(path, cell)
     held = {tuple(row) for row in bench.held_raw.obs}
-    seen = {tuple(row) for row in bench.raw.obs[: trials.prefix_of(bench.raw, 40)]}
+    seen = {tuple(row) for row in bench.raw.obs[: prefix_rows(bench.raw, (40,))[0]]}
     for right, zero, other in ((held, "val", "train"), (seen, "train", "val")):
         act = lambda obs, goal, right=right: np.where(  # noqa: E731
             np.array([tuple(row) in right for row in obs])[:, None], bench.expert(obs, goal), -bench.expert(obs, goal)
@@ -260,7 +262,7 @@ def test_what_is_known_of_a_dataset(pendulum):
     cell = cell_of(card, policy=AWR)
     known = dict(zip(FEATURE_NAMES, dataset_facts(root, path, cell, Hooks()).tolist(), strict=True))
     bench = bench_of(path, cell)
-    seen = trials.prefix_of(bench.raw, cell.policy_size)
+    seen = trials.seen_rows(bench, cell)
     assert known["log10_transitions"] == pytest.approx(np.log10(seen)) and seen == 60
     assert known["spread"] > 0.25  # actions of the data are uniform, with variance 1/3: nothing predicts them
     assert 0.0 < known["ess_share"] <= 1.0 and known["q_spread"] > 0.0 and 0.1 < known["coverage"] < 2.0

@@ -23,7 +23,7 @@ from valex.offline.coverage import knn_radius
 from valex.offline.extraction_rule import FEATURE_NAMES, dataset_features
 from valex.settings.bottleneck import Cell
 from valex.settings.offline import AWRConfig, BCConfig
-from valex.trials import ROWS, actor, asks, bench_of, cell_name, last_metrics, prefix_of, rows_of
+from valex.trials import ROWS, actor, asks, bench_of, cell_name, last_metrics, rows_of, seen_rows
 from valex.workers import Job
 
 FAILED = "facts/failed"  # what could not be described, one file each: why
@@ -43,7 +43,7 @@ def dataset_facts(root: Path, path: Path, cell: Cell, hooks: Hooks) -> np.ndarra
         )
     bench, ask = bench_of(path, cell), asks(cell)
     assert ask.over is not None
-    seen = prefix_of(bench.raw, cell.policy_size)
+    seen = seen_rows(bench, cell)
     fit = {name: getattr(cell.policy, name) for name in ("hidden", "activation", "lr", "batch_size", "steps", "goals")}
     cloned = obtain(root, bench.source, PolicyAsk(cell.policy_size, BCConfig(**fit, seed=cell.seed)), hooks)
     weighted = obtain(root, bench.source, ask, hooks)

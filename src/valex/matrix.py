@@ -18,17 +18,11 @@ from valex.artefacts import Hooks
 from valex.fields import ConfigError
 from valex.settings.bottleneck import Cell
 from valex.together import obtain_many
-from valex.trials import asks, bench_of, cell_name, trial_path, try_cell
-from valex.workers import Job
+from valex.trials import asks, bench_key, bench_of, cell_name, trial_path, try_cell
+from valex.workers import Interrupted, Job
 
 DIVERGED = "trials/failed"  # what did not end in a trial, one file each: why
-
-
 DIFFERENCES = ("score", "error/eval", "error/train", "error/val")
-
-
-class Interrupted(RuntimeError):
-    """Training that was asked to stop; everything up to here is saved."""
 
 
 def jobs(root: Path, path: Path, cells: Iterable[Cell], together: bool = False, chunk: int = Hooks.chunk) -> list[Job]:
@@ -66,9 +60,9 @@ def work(
     beside = jax.default_backend() != "cpu" if together is None else together
     if beside and not stop():
         with contextlib.suppress(Interrupted, ConfigError, store.StoreError):  # said again, cell by cell
-            for part in _of_one_source(group):
-                bench = bench_of(path, part[0])
-                obtain_many(root, bench.source, [asks(cell) for cell in part], hooks)
+            for key in dict.fromkeys(map(bench_key, group)):
+                part = [cell for cell in group if bench_key(cell) == key]
+                obtain_many(root, bench_of(path, part[0]).source, [asks(cell) for cell in part], hooks)
     for cell in group:
         name = cell_name(cell)
         ended[name] = attempt(root / DIVERGED, name, lambda cell=cell: try_cell(root, path, cell, hooks), stop)
@@ -76,16 +70,6 @@ def work(
             continue
         progress({"run": name, "phase": "cell", "env_steps": 1, "total": 1, "return": None})
     return ended
-
-
-def _of_one_source(group: list[Cell]) -> list[list[Cell]]:
-    """Return the cells apart by what `bench_of` reads of them."""
-    parts: dict[Any, list[Cell]] = {}
-    for cell in group:
-        parts.setdefault((cell.env, cell.policy.goals != "none", cell.seed, cell.val_share, cell.encoding), []).append(
-            cell
-        )
-    return list(parts.values())
 
 
 def stopping(stop: Callable[[], bool]) -> Callable[[dict], None]:

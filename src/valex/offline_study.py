@@ -41,14 +41,10 @@ from valex.studies.offline import (
     to_dicts,
 )
 from valex.trials import cell_name, trial_path
-from valex.workers import Job, Pool, Stop, Summary, do_here
+from valex.workers import Interrupted, Job, Stop, Summary, do_all
 
 STUDY = "study.json"
 MAKING = "datasets/.making"  # a lock for each dataset that is being made
-
-
-class Interrupted(RuntimeError):
-    """A dataset that was not finished; its making has no checkpoints."""
 
 
 class Work(NamedTuple):
@@ -239,7 +235,8 @@ def run(work: Work) -> Summary:
     missing, _, _ = left(work.root, work.plans)
     summary = Summary()
     with Stop() as stop:
-        _do([Job((p.name,), p.name, partial(make_data, work.root, p)) for p in missing], work, stop, summary)
+        making = [Job((p.name,), p.name, partial(make_data, work.root, p)) for p in missing]
+        do_all(making, work.cores, work.progress, stop, summary)
         todo = []
         for plan in work.plans:
             if summary.states.get(plan.name, "finished") == "finished":
@@ -249,17 +246,9 @@ def run(work: Work) -> Summary:
                 todo += facts.jobs(work.root, path, asked.described)
             elif stop():
                 summary.leave(cell_name(cell) for cell in wanted(work.root, plan).cells)
-        _do(todo, work, stop, summary)
+        do_all(todo, work.cores, work.progress, stop, summary)
     summary.signal = stop.signal
     return summary
-
-
-def _do(jobs: list[Job], work: Work, stop: Stop, summary: Summary) -> None:
-    """Do jobs here, or in one worker for each entry of `cores`, though in no more than there are jobs."""
-    if work.cores:
-        Pool(jobs, work.progress, stop, summary).run(work.cores[: len(jobs)])
-    else:
-        do_here(jobs, work.progress, stop, summary)
 
 
 def stored(root: Path) -> tuple[str, str, tuple[DataPlan, ...]]:

@@ -36,7 +36,8 @@ from valex.diagnostics.policy_errors import action_error, outside_share, remoten
 from valex.experts import expert_of
 from valex.fields import ConfigError
 from valex.offline.batch import Batch, dims_of
-from valex.offline.data import Dataset, on_device, permuted, split_trajectories, take_trajectories
+from valex.offline.coverage import normalised
+from valex.offline.data import Dataset, on_device, permuted, prefix_rows, split_trajectories, take_trajectories
 from valex.offline.encoding import encoded, make_encoding
 from valex.offline.goals import policy_sampler
 from valex.offline.perturbation import perturbed
@@ -101,9 +102,14 @@ def make_bench(path: Path, env: str, goals: bool, seed: int, val_share: float, e
     return Bench(source, raw, on_device(encoded(rest, encode)), rest, encode, card, arena, expert)
 
 
+def bench_key(cell: Cell) -> tuple[str, bool, int, float, str]:
+    """Return what `make_bench` reads of a cell: cells with the same key are trained on one source."""
+    return cell.env, cell.policy.goals != "none", cell.seed, cell.val_share, cell.encoding
+
+
 def bench_of(path: Path, cell: Cell) -> Bench:
     """Return what a cell is trained and tried on. Raises ConfigError as `make_bench`, and where the dataset is another one."""
-    bench = make_bench(path, cell.env, cell.policy.goals != "none", cell.seed, cell.val_share, cell.encoding)
+    bench = make_bench(path, *bench_key(cell))
     if bench.card.sha256 != cell.data:
         raise ConfigError(f"{path}: the dataset is not the one that was asked for; give the study a new folder")
     return bench
@@ -118,10 +124,9 @@ def cell_name(cell: Cell) -> str:
         if hasattr(cell.policy, name)
     )
     tested = f"__{cell.test_time.name}" if cell.test_time else ""
-    made_of = asdict(as_declared(cell))
-    if cell.perturbation is None or not cell.perturbation.size:  # names are those from before there were errors
-        del made_of["perturbation"]
-    key = digest(made_of, 16)
+    if cell.perturbation is not None and not cell.perturbation.size:  # an error of size 0 is none
+        cell = replace(cell, perturbation=None)
+    key = digest(asdict(as_declared(cell)), 16)
     return f"{value}__{cell.policy.name}{alpha}_{cell.policy_size}{tested}__s{cell.seed}__{key}"
 
 
@@ -211,7 +216,7 @@ def improved(root: Path, bench: Bench, artefact: Artefact, cell: Cell, hooks: Ho
         raise ConfigError(f"test_time.name: {how.name} climbs a value and {cell.policy.name} is read off none")
     value = obtain(root, bench.source, over, hooks)
     if cell.perturbation is not None and check_perturbation(cell.perturbation).size:
-        rows = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, prefix_of(bench.raw, cell.policy_size))
+        rows = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, seen_rows(bench, cell))
         value = value._replace(parts=perturbed(cell.perturbation, value.parts, value.phase.learner, rows))
     artefact = artefact._replace(frozen=value.phase.learner)
     if not isinstance(how, TTTConfig):
@@ -233,7 +238,7 @@ def trained_on_visits(
     state = ttt.start(artefact.phase.learner)
     lanes = Lanes(arena, TTT_LANES, iter(range(EPISODES)))
     frozen, key = artefact.frozen, jax.random.key(cell.seed)
-    states = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, prefix_of(bench.raw, cell.policy_size))
+    states = rows_of(cell.policy, bench.source.data, ROWS, cell.seed, seen_rows(bench, cell))
     dataset = Visited(states.obs, states.goal) if how.dataset_share else None
     rounds = 0 if how.updates_per_step == 0 else math.ceil(how.max_updates / how.updates_per_step)
     for i in range(rounds):
@@ -266,12 +271,16 @@ def score_of(bench: Bench, played: Played) -> tuple[float, str]:
 def return_score(card: Card, arena: Arena, mean: float) -> tuple[float, str]:
     """Return (score, its unit) of a mean return per episode where the task does not say when it is solved."""
     known = card.optimality
-    if known.get("expert_return", 0.0) > known.get("random_return", math.inf):
-        low, high = known["random_return"], known["expert_return"]
-        return 100.0 * (mean - low) / (high - low), "normalised return (%)"
+    if "normalised" in known:
+        return normalised(mean, (known["random_return"], known["expert_return"])), "normalised return (%)"
     if arena.name.startswith("dm_control/"):
         return mean / 10.0, "return / 10 (of 0 .. 100)"
     return mean, "return"
+
+
+def seen_rows(bench: Bench, cell: Cell) -> int:
+    """Return how many of the first rows the policy of a cell may see."""
+    return prefix_rows(bench.raw, (cell.policy_size,))[0]
 
 
 def rows_of(policy: PolicyConfig, data: Dataset, rows: int, seed: int, among: int | None = None) -> Batch:
@@ -288,7 +297,7 @@ def drawer(goals: ActorGoals) -> Callable:
 
 def measures(bench: Bench, cell: Cell, act: Callable, played: Played | None) -> dict[str, float]:
     """Return how a policy acts on training, held-out and visited states."""
-    data, seen = bench.raw, prefix_of(bench.raw, cell.policy_size)
+    data, seen = bench.raw, seen_rows(bench, cell)
     train = rows_of(cell.policy, data, ROWS, cell.seed, seen)
     held = rows_of(cell.policy, bench.held_raw, ROWS, cell.seed)
     found = {"radius/val": remoteness(bench.held_raw.obs, data.obs[:seen])}
@@ -310,9 +319,3 @@ def measures(bench: Bench, cell: Cell, act: Callable, played: Played | None) -> 
         error = action_error(action, expert(obs, goal), group)
         found |= {f"error/{name}": error.mse, f"error/{name}_se": error.stderr}
     return found
-
-
-def prefix_of(data: Dataset, size: int) -> int:
-    """Return the rows of the shortest prefix of whole trajectories with at least `size` transitions."""
-    ends = np.asarray(data.offsets)[1:]
-    return int(ends[np.searchsorted(ends, min(size, ends[-1]))])

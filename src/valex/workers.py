@@ -49,6 +49,10 @@ class Summary:
             progress({"run": name, "phase": "ended", "state": state, "message": message})
 
 
+class Interrupted(RuntimeError):
+    """Work that was asked to stop; what it has kept stays, and the same command goes on from there."""
+
+
 class Stop:
     """Turn SIGTERM and SIGINT into a flag that training reads at its next evaluation; a second one ends at once."""
 
@@ -198,3 +202,13 @@ class Pool:
             self.summary.leave(job.names)
         else:
             self.summary.record(dict.fromkeys(job.names, ("error", why)), self.progress)
+
+
+def do_all(
+    jobs: list[Job], cores: list[list[int]], progress: Callable[[dict], None], stop: Stop, summary: Summary
+) -> None:
+    """Do jobs in one worker for each entry of `cores`, though in no more than there are jobs; in this process for []."""
+    if cores and jobs:
+        Pool(jobs, progress, stop, summary).run(cores[: len(jobs)])
+    else:
+        do_here(jobs, progress, stop, summary)

@@ -61,9 +61,9 @@ def test_where_extraction_matters_that_is_said(data, tmp_path):
         tmp_path, data, lambda c: jitter(c) + (70.0 if c.policy.name == "ddpg_bc" and c.policy.alpha == 0.3 else 40.0)
     )
     text = sentences(d)
-    assert text[0].startswith(
-        "Try first: ddpg_bc alpha 0.3 (q_norm std); extraction is what can be told to gain most, 30"
-    )
+    said, gain = text[0].split("what can be told to gain most, ")
+    assert said == "Try first: ddpg_bc alpha 0.3 (q_norm std); extraction is "
+    assert abs(float(gain.split()[0]) - 30.0) < 0.5  # five seeds, each 0.2 away
     assert d["verdict"]["best"] == 100.0 and "50 % of the shortfall" not in text[1]
     share = d["verdict"]["parts"]["extraction"]["share"]
     assert share["low"] < 0.5 < share["high"] + 0.02

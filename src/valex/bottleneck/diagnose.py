@@ -19,7 +19,7 @@ from valex.report.dataset_diagnosis import write_dataset_diagnosis
 from valex.report.dataset_words import sentences
 from valex.settings.dataset_diagnosis import DatasetDiagnosisConfig
 from valex.trials import Bench, arena_of, opened, trial_path
-from valex.workers import Pool, Stop, Summary, do_here
+from valex.workers import Stop, Summary, do_all
 
 NO_ENV = "none"
 CHUNKS = 4  # checkpoints of a phase of training, at least
@@ -57,10 +57,7 @@ def train(plan: Plan, root: Path, cores: list[list[int]], progress: Callable[[di
     beside = jax.default_backend() != "cpu"
     todo, summary = jobs(root, plan.path, cells_of(plan), beside, chunk), Summary()
     with Stop() as stop:
-        if cores and todo:
-            Pool(todo, progress, stop, summary).run(cores[: len(todo)])
-        else:
-            do_here(todo, progress, stop, summary)
+        do_all(todo, cores, progress, stop, summary)
     summary.signal = stop.signal
     return summary
 

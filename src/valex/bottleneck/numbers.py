@@ -147,25 +147,26 @@ def data_score(plan: Plan, bench: Bench, unit: str) -> float | None:
     return score if theirs == unit else None
 
 
-def best_score(plan: Plan, unit: str, tried: tuple[str, float], data: float | None) -> tuple[float, str]:
-    """Return (J*, where it comes from): what was stated, else 100 of a percentage, unless something seen scores more.
+def best_score(plan: Plan, unit: str, tried: tuple[str, float], data: float | None) -> tuple[float, str, bool]:
+    """Return (J*, where it comes from, whether that is `tried`): what was stated, else 100 of a percentage, unless beaten.
 
     tried: the best cell of all and its mean; data: the mean score of the data's own trajectories, None where not known.
     """
     own = -np.inf if data is None else data
     if plan.config.reference is not None:
-        return plan.config.reference, "as stated with --reference"
+        return plan.config.reference, "as stated with --reference", False
     if unit.startswith("success"):
-        return 100.0, "the most that this score can be"
+        return 100.0, "the most that this score can be", False
     if unit.startswith("normalised") and max(own, tried[1]) <= 100.0:
-        return 100.0, "the expert's score"
+        return 100.0, "the expert's score", False
     known = "more than the expert's score" if unit.startswith("normalised") else "no best score is known"
     if own > tried[1]:
         return (
             own,
             f"{known}; the mean of the data's own trajectories stands for it, which nothing that was tried reaches",
+            False,
         )
-    return tried[1], f"{known}; the best mean of all that was tried stands for it: {tried[0]}"
+    return tried[1], f"{known}; the best mean of all that was tried stands for it: {tried[0]}", True
 
 
 def verdict_of(found: Trials, plan: Plan, bench: Bench) -> dict[str, Any] | None:
@@ -180,11 +181,11 @@ def verdict_of(found: Trials, plan: Plan, bench: Bench) -> dict[str, Any] | None
     unit = next(iter(found.values()))["unit"]
     cell, score = best_cell(found, plan)
     own, name = data_score(plan, bench, unit), cell_text(plan, cell)
-    best, origin = best_score(plan, unit, (name, score), own)
+    best, origin, from_tried = best_score(plan, unit, (name, score), own)
     told = shortfall(reference, best, swaps_of(found, plan, reference))._asdict()
     parts = {part: values._asdict() for part, values in told["parts"].items()}
     made: list[str] = []
-    if origin.endswith(name):
+    if from_tried:
         made = [
             word
             for part, cells in swap_cells(plan).items()
@@ -210,7 +211,7 @@ def missing(card: Card, plan: Plan, bench: Bench) -> list[str]:
             "no optimal policy is declared: instead of errors to it, the remoteness of visited states is a proxy"
         )
     known = card.optimality
-    if plan.config.goals == "none" and not known.get("expert_return", -np.inf) > known.get("random_return", np.inf):
+    if plan.config.goals == "none" and "normalised" not in known:
         lines.append("no reference scores of a random and an expert policy: returns are not normalised")
     if card.seed is None:
         lines.append("the seed that the data were collected with is not recorded")

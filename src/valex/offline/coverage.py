@@ -87,6 +87,12 @@ def whole_episodes(data: Dataset, clock: int) -> bool:
     return bool(np.mean(whole) >= 0.95)
 
 
+def normalised(mean: float, reference: tuple[float, float]) -> float:
+    """Return 100 (mean - random) / (expert - random) of a mean return; reference: (random, expert)."""
+    random, expert = reference
+    return 100.0 * (mean - random) / (expert - random)
+
+
 def optimality(data: Dataset, reference: tuple[float, float] | None = None) -> dict:
     """Return mean, spread and extremes of the trajectories' returns, and with `reference` = (random, expert) the score.
 
@@ -106,5 +112,5 @@ def optimality(data: Dataset, reference: tuple[float, float] | None = None) -> d
         random, expert = reference
         found |= {"random_return": random, "expert_return": expert}
         if expert > random:
-            found["normalised"] = 100.0 * (found["mean_return"] - random) / (expert - random)
+            found["normalised"] = normalised(found["mean_return"], reference)
     return found

@@ -16,7 +16,7 @@ from valex.datasets.base import NEXT, need
 from valex.datasets.card import make_card
 from valex.datasets.generate.collect import Made, origin
 from valex.offline.data import Dataset, from_arrays
-from valex.offline.oracle import Maze, cell_of, cells_from, centre_of, make_maze, oracle_action
+from valex.offline.oracle import Maze, cells_from, centre_of, make_maze, oracle_action
 
 STEPS = {"navigate": 1_000, "path": 1_000, "stitch": 200, "explore": 500}
 GIANT_STEPS = 2_000  # of navigate and path in the giant maze
@@ -179,9 +179,3 @@ def made(walk: Walk, who: str, generator: dict[str, Any], notes: list[str]) -> M
         how = f"{who} in a random direction for {EXPLORE_STEPS} steps plus N(0, {settings.sigma:g}^2), clipped"
     source = origin({"id": walk.env.spec.id, "kwargs": {}}, generator, settings.seed, [about, *reached, *notes])
     return [(data, make_card(data, name, how, cells=((0, 1), walk.maze.unit), origin=source))]
-
-
-def visited_cells(data: Dataset, maze: Maze) -> np.ndarray:
-    """Return how often each cell was visited, [rows, columns] int."""
-    rows, columns = maze.walls.shape
-    return np.bincount(cell_of(maze, np.asarray(data.obs)), minlength=rows * columns).reshape(rows, columns)
