@@ -206,3 +206,17 @@ def test_every_half_comes_with_its_complement(n, count):
     assert found.shape == (count, n)
     np.testing.assert_array_equal(found[: count // 2], ~found[count // 2 :])
     assert set(found.sum(axis=1)) == {n // 2, n - n // 2}
+
+
+@pytest.mark.learning  # four hundred matrices for each number of seeds
+@pytest.mark.parametrize(("seeds", "stated"), [(3, 0.75), (5, 0.94), (8, 0.93)])
+def test_the_interval_of_an_angle_covers_as_often_as_its_docstring_says(seeds, stated):
+    """Slopes of 1 and 2 per decade, each seed's own off by a normal number, and noise on every cell."""
+    rng, sizes, held = np.random.default_rng(0), np.array([1e3, 1e4, 1e5]), 0
+    decades, truth = np.log10(sizes), np.degrees(np.arctan2(2.0, 1.0))
+    for k in range(400):
+        slopes = np.array([1.0, 2.0]) + 0.5 * rng.normal(size=(seeds, 2))
+        scores = slopes[:, :1, None] * decades[None, :, None] + slopes[:, 1:, None] * decades[None, None, :]
+        angle = direction(scores + 0.5 * rng.normal(size=scores.shape), sizes, sizes, resamples=500, seed=k).angle
+        held += angle.low <= truth <= angle.high
+    assert abs(held / 400 - stated) < 0.06
