@@ -22,6 +22,7 @@ from valex.fields import ConfigError
 from valex.report.figures import draw, plate_rows
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
 from valex.studies.bottleneck_claims import CLAIMS
+from valex.studies.bottleneck_errors import sweeps, wider_data
 from valex.studies.bottleneck_measures import settings_of
 from valex.studies.bottleneck_table import results, trial_rows
 from valex.studies.offline import cells_of, continuations_of, from_dicts, judge, to_dicts
@@ -158,6 +159,32 @@ def test_noise_in_the_data_is_judged_over_a_sweep():
     assert verdicts(make_board(), "R11b")["all datasets"].verdict == UNDECIDED
     without = make_board(World(plans=boards.PLANS[:2]))
     assert "not run in this preset" in verdicts(without, "R11a")["all datasets"].reason
+
+
+def test_a_sweep_compares_each_seed_with_itself():
+    """Seeds differ by 10; one that a dataset lost is missing from the gain, and the others stay in their places."""
+    plans = tuple(boards.sweep(sigma) for sigma in (0.1, 0.5))
+
+    def gain(plan, cell):
+        return 10.0 * cell.seed + (30.0 if plan.name == "sigma0.5" and cell.policy.name == "ddpg_bc" else 0.0)
+
+    def failed(cell):
+        return cell.data == "sigma0.1" and cell.seed == 1
+
+    found = wider_data(make_board(World(gain=gain, plans=plans, failed=failed)), "")
+    assert not isinstance(found, str) and len(found) == 2
+    for part in found:
+        np.testing.assert_allclose(part.values, np.full(4, 30.0), atol=3.0)
+
+
+def test_the_sweeps_differ_in_noise_alone():
+    for preset, count in (("quick-coverage", 2), ("paper", 1)):
+        found = sweeps(make_board(World(plans=STUDY.presets[preset]())))
+        assert len(found) == count
+        for plans in found.values():
+            assert len({plan.settings.sigma for plan in plans}) == len(plans) >= 4
+            assert len({(plan.kind, replace(plan.settings, sigma=0.0), plan.matrix) for plan in plans}) == 1
+            assert not any(plan.alone or plan.encodings or plan.matrix.test_times for plan in plans)
 
 
 def test_what_was_not_run_is_said(board):

@@ -1,10 +1,10 @@
-"""The figures of the study offline-bottleneck that show errors to the optimal policy: by cell, and along training online."""
+"""Figures of the study offline-bottleneck: errors to the optimal policy by cell and along training online, noise of the data."""
 
 import numpy as np
 
 from valex.studies.base import Panel, Plate, Series
-from valex.studies.bottleneck_errors import ERRORS, errors_of, plain_cells
-from valex.studies.bottleneck_measures import BC, EXTRACTORS, matrices
+from valex.studies.bottleneck_errors import AWR, DDPG, ERRORS, errors_of, plain_cells, sweeps
+from valex.studies.bottleneck_measures import BC, EXTRACTORS, VALUES, compared, matrices, numbers
 from valex.studies.bottleneck_panels import MEANS, plate, points, present, unit_of
 from valex.studies.offline import Board, DataPlan
 
@@ -62,3 +62,32 @@ def online_panels(plan: DataPlan, records: list) -> list[Panel]:
         Panel(f"{plan.name}: errors", xlabel, "squared error per action", present(errors)),
         Panel(f"{plan.name}: score", xlabel, unit, present([scores])),
     ]
+
+
+def sweep_plate(board: Board) -> Plate:
+    """Return scores against the noise that the data were collected with, a panel for each sweep and value."""
+    panels, left_out = [], []
+    for name, plans in sweeps(board).items():
+        places = [float(k) for k in range(len(plans))]
+        ticks = tuple((place, f"{plan.settings.sigma:g}") for place, plan in zip(places, plans, strict=True))
+        for value in plans[0].matrix.values:
+            rows = [compared(board, plan.name, value, (AWR, DDPG)) for plan in plans]
+            left_out += [
+                f"{p.name}, {VALUES[value.name]}: {row}"
+                for p, row in zip(plans, rows, strict=True)
+                if isinstance(row, str)
+            ]
+            samples = {
+                extractor: [np.empty(0) if isinstance(row, str) else row.scores[extractor][:, -1, -1] for row in rows]
+                for extractor in (AWR, DDPG)
+            }
+            series = [points(EXTRACTORS[e], e, places, found) for e, found in samples.items()]
+            cloned = [p for p in plans[0].matrix.policies if p.name == BC]
+            series += [
+                points("BC", BC, places, [numbers(board, plan.name, None, p)[:, 0, -1] for plan in plans])
+                for p in cloned
+            ]
+            title, unit = f"{name}: over {VALUES[value.name]}", unit_of(board, plans[0].name)
+            panels.append(Panel(title, "σ of the noise on the actions", unit, present(series), "category", ticks))
+    left_out = left_out if panels else ["Noise of the data: not run in this preset"]
+    return plate(panels, 2, f"Most data, alpha chosen on other seeds. {MEANS}", left_out)

@@ -117,10 +117,11 @@ def wider_data(board: Board, name: str, beside: bool = False) -> list[Component]
             rows = [compared(board, plan.name, value, (AWR, DDPG)) for plan in plans]
             if len(rows) < 2 or any(isinstance(row, str) for row in rows):
                 return next((row for row in rows if isinstance(row, str)), f"{NOT_RUN}a second amount of noise")
-            n = min(len(row.seeds) for row in rows)  # pyright: ignore[reportAttributeAccessIssue]
+            whole = [row for row in rows if not isinstance(row, str)]
+            seeds = set.intersection(*(set(row.seeds.tolist()) for row in whole))  # with every amount of noise
             gains = []
             for extractor in (DDPG, AWR):
-                scores = np.array([row.scores[extractor][:n, -1, -1] for row in rows])  # pyright: ignore
+                scores = np.array([row.scores[extractor][np.isin(row.seeds, list(seeds)), -1, -1] for row in whole])
                 gains.append(scores[1:].mean(axis=0) - scores[0])
             taken = gains[0] - gains[1] if beside else gains[0]
             parts.append(Component(f"{VALUES[value.name]}, {sweep}", taken))

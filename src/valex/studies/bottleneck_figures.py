@@ -8,7 +8,7 @@ from valex.offline.matrix_statistics import direction, variance_shares
 from valex.settings.offline import ExtractionKind, ValueKind
 from valex.statistics import mean_over_seeds
 from valex.studies.base import Figure, Matrix, Panel, Plate, Series
-from valex.studies.bottleneck_error_figures import error_plate, online_plate
+from valex.studies.bottleneck_error_figures import error_plate, online_plate, sweep_plate
 from valex.studies.bottleneck_measures import (
     BC,
     EXTRACTORS,
@@ -210,6 +210,12 @@ SHARED = (
         "Errors and score, from data to online",
         "What falls online is what training on data could not lower: an error on states that only acting shows.",
         online_plate,
+    ),
+    Figure(
+        "noise",
+        "Score by the noise of the data",
+        "Noise makes data worse and wider. A score that rises with it says that coverage was what was missing.",
+        sweep_plate,
     ),
     Figure(
         "actions",

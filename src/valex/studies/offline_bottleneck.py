@@ -24,6 +24,31 @@ from valex.studies.bottleneck_robust_plans import described, further, robust
 from valex.studies.bottleneck_table import results
 from valex.studies.offline import DataPlan, OfflineStudy
 
+SIGMAS = (0.1, 0.2, 0.5, 1.0)  # of the noise that data are collected with
+
+
+MAZE_SWEEP = {
+    "stands_for": "gc-antmaze-large and adroit-pen over sigma_data",
+    "lost": "the ant, and adroit-pen; the optimal policy is the exact oracle of the map",
+}
+
+
+def noise_sweep(plan: DataPlan, sigmas: Iterable[float]) -> list[DataPlan]:
+    """Return a plan's dataset once for each amount of noise, at its largest size alone."""
+    largest = replace(plan.matrix, sizes=plan.matrix.sizes[-1:], test_times=())
+    name = f"{plan.name} over sigma"
+    whole = replace(plan, matrix=largest, sweep=name, encodings=(), tested=())
+    return [
+        replace(whole, name=f"{plan.name}-sigma{s:g}".replace(".", "_"), settings=replace(plan.settings, sigma=s))
+        for s in sigmas
+    ]
+
+
+def without(matrix: MatrixConfig, extractor: str) -> MatrixConfig:
+    """Return a matrix that leaves an extractor out."""
+    return replace(matrix, policies=tuple(policy for policy in matrix.policies if policy.name != extractor))
+
+
 # ------------------------------------------------------------------------------------------------------------- smoke and quick
 
 
@@ -121,6 +146,27 @@ def quick() -> tuple[DataPlan, ...]:
     )
 
 
+def quick_coverage() -> tuple[DataPlan, ...]:
+    """Return two sweeps over the noise of collection: the maze of `quick`, and its hopper as an expert; ten minutes or so.
+
+    The least noise of the hopper is none. SfBC has no part in what is claimed of noise and is left out.
+    """
+    maze, hopper = (replace(plan, matrix=without(plan.matrix, "sfbc")) for plan in quick()[:2])
+    return (
+        *noise_sweep(replace(maze, **MAZE_SWEEP), SIGMAS),
+        *noise_sweep(
+            replace(
+                hopper,
+                name="hopper",
+                stands_for="adroit-pen over sigma_data",
+                lost="the hand and the pen: an expert of our own that hops",
+                settings=replace(hopper.settings, type="noise"),
+            ),
+            (0.0, *SIGMAS[1:]),
+        ),
+    )
+
+
 def quick_robustness() -> tuple[DataPlan, ...]:
     """Return what is varied around the largest cells of `quick`, and the rule over eight datasets: a quarter of an hour or so.
 
@@ -140,7 +186,6 @@ PAPER_TESTS: tuple[TestTimeKind, ...] = (
     *(TTTConfig(beta=beta, max_updates=100_000) for beta in (0.1, 1.0, 10.0)),
 )
 PAPER_SIZES = (100_000, 200_000, 400_000, 800_000)
-SIGMAS = (0.1, 0.2, 0.5, 1.0)  # of the noise that data are collected with
 
 
 def paper_matrix(goals: ActorGoals) -> MatrixConfig:
@@ -153,25 +198,6 @@ def paper_matrix(goals: ActorGoals) -> MatrixConfig:
         episodes=50,
         test_times=PAPER_TESTS,
     )
-
-
-def noise_sweep(matrix: MatrixConfig, sigmas: Iterable[float]) -> list[DataPlan]:
-    """Return one dataset of a maze for each amount of noise, at its largest size alone."""
-    largest = replace(matrix, sizes=matrix.sizes[-1:], test_times=())
-    lost = "the ant, and adroit-pen; the optimal policy is the exact oracle of the map"
-    return [
-        DataPlan(
-            f"pointmaze-large-sigma{sigma:g}".replace(".", "_"),
-            "gc-antmaze-large and adroit-pen over sigma_data",
-            lost,
-            "pointmaze",
-            PointMazeSettings(sigma=sigma),
-            largest,
-            sweep="pointmaze-large over sigma",
-            tested=(),
-        )
-        for sigma in sigmas
-    ]
 
 
 def ants(task: MatrixConfig, goals: MatrixConfig) -> list[DataPlan]:
@@ -264,7 +290,7 @@ def paper() -> tuple[DataPlan, ...]:
         *explored,
         *tables(goals),
         online,
-        *noise_sweep(goals, SIGMAS),
+        *noise_sweep(replace(small, **MAZE_SWEEP), SIGMAS),
     )
 
 
@@ -284,6 +310,7 @@ OFFLINE_BOTTLENECK = OfflineStudy(
     presets={
         "smoke": smoke,
         "quick": quick,
+        "quick-coverage": quick_coverage,
         "quick-robustness": quick_robustness,
         "paper": paper,
         "paper-robustness": paper_robustness,
