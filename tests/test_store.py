@@ -206,7 +206,7 @@ def test_parquet_holds_every_row_of_every_run(tmp_path):
 
 def test_known_errors_are_said_without_their_class_and_with_a_remedy():
     full = store.explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there/x"))
-    assert full == "No space left on device: /there/x; free some space, the same command then goes on from here"
+    assert full == "No space left on device: /there/x; free some space and run the same command again"
     assert store.explained(store.StoreError("x: delete it")) == "x: delete it"
     assert store.explained(KeyError("reward")) == "KeyError: 'reward'"
     assert store.explained(MemoryError()) == "MemoryError: no message"

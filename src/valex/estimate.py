@@ -200,7 +200,8 @@ def print_plan(configs: list[RunConfig], root: Path, workers: int) -> None:
     print("Without compilation, evaluation and final diagnostics; measured one at a time on this machine just now.")
     if programs:
         print(
-            f"programs to compile, unless the cache has them: {len(programs)}, of 5 to 60 s each (learned models longest)"
+            f"programs to compile, unless the cache has them: {len(programs)}, of 5 s to 4 min each (gradients through "
+            "contacts longest, then learned models)"
         )
     with contextlib.suppress(ValueError):  # said above, with the environment's name
         print(memory_line(configs, workers))

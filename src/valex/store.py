@@ -34,7 +34,7 @@ from valex.settings import DiagnosticsConfig, RunConfig
 def explained(error: Exception) -> str:
     """Return in one line what went wrong, with the remedy where it is known; the kind of error where its text may be bare."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}: {error.filename}; free some space, the same command then goes on from here"
+        return f"{error.strerror}: {error.filename}; free some space and run the same command again"
     why = (str(error).strip().splitlines() or ["no message"])[0]
     return why if isinstance(error, StoreError) else f"{type(error).__name__}: {why}"
 

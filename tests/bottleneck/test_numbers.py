@@ -1,14 +1,15 @@
 """What a diagnosis says of scores whose answer is known: trials are written by hand, nothing is trained."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from benches import cheap_programs, pendulum_set  # noqa: F401
 
 from valex import store
-from valex.bottleneck.alarms import alarms
+from valex.bottleneck.alarms import POLICY_CHECKS, VALUE_CHECKS, alarms
 from valex.bottleneck.numbers import measure
 from valex.bottleneck.plan import amounts, cells_of, extractors, make_plan, objectives, resolved
 from valex.fields import ConfigError
@@ -252,6 +253,13 @@ def test_alarms_fire_beyond_their_thresholds_alone(data, tmp_path):
     assert {alarm["size"] for alarm in told if alarm["number"] == "fit_gap"} == {plan.sizes[0], plan.sizes[-1]}
 
 
+def test_remedies_name_options_that_there_are():
+    known = {field.name for field in fields(DatasetDiagnosisConfig)}
+    for check in (*VALUE_CHECKS, *POLICY_CHECKS):
+        assert set(re.findall(r"--(\w+)", check.remedy)) <= known, check.remedy
+        assert not re.search(r"\w+\.\w+|\w+_\w+", check.remedy.replace("ddpg_bc", "")), check.remedy
+
+
 def test_without_an_environment_nothing_is_made_up(data, tmp_path):
     plan, bench = make_plan(data[0], "", SMALL)
     assert all(cell.value is None or cell.value_size == cell.policy_size for cell in cells_of(plan))
@@ -282,6 +290,10 @@ def test_budgets_methods_and_amounts(data):
     ]
     matrix, others = extractors(replace(quick, extractor="ddpg_bc", alpha=0.03))
     assert matrix[0].alpha == 0.03 and [p.name for p in others] == ["awr"]
+    slow = resolved(DatasetDiagnosisConfig(lr=1e-5))
+    assert {kind.lr for kind in (*objectives(slow), *extractors(slow)[0])} == {1e-5} and quick.lr == 1e-3
+    with pytest.raises(ConfigError, match="lr: -1.0 is no step size"):
+        resolved(DatasetDiagnosisConfig(lr=-1.0))
     assert len(extractors(full)[0]) == 6 and extractors(full)[1] == ()
     rows, _ = opened(data[0])
     assert amounts(rows, quick) == (24, 108, 432)  # 2, 9 and 36 of 36 trajectories of 12 steps

@@ -69,7 +69,8 @@ OGBENCH = {
     "missing": ({"actions": None}, "actions: missing", "observations"),
     "length": ({"actions": np.zeros((5, 1))}, "actions: 5 rows, observations has 6"),
     "nan": ({"observations": nan_at(1)}, "observations: row 1 is not finite", "drop"),
-    "infinite": ({"actions": nan_at(3, (6, 1), np.inf)}, "actions: row 2 is not finite"),
+    "infinite": ({"actions": nan_at(3, (6, 1), np.inf)}, "actions: row 2 is not finite", "that is row 3 of the file"),
+    "nan at the end": ({"observations": nan_at(5)}, "observations: row 3 is not finite", "that is row 5 of the file"),
     "box": ({"actions": nan_at(4, (6, 1), 3.0)}, "actions: row 3 is outside [-1, 1] (3)", "divide them by its bound"),
     "cut": ({"terminals": np.array([0, 0, 1, 0, 0, 0])}, "terminals: row 5", "get it again"),
     "empty trajectory": ({"terminals": np.array([0, 0, 1, 1, 0, 1])}, "terminals: row 3", "without a step"),
@@ -85,6 +86,11 @@ D4RL = {
     "missing": ({"rewards": None}, "rewards: missing", "terminals"),
     "length": ({"rewards": np.zeros(7)}, "rewards: 7 rows, observations has 6"),
     "nan": ({"rewards": nan_at(2, (6,))}, "rewards: row 2 is not finite"),
+    "nan behind a row that is left out": (
+        {"next_observations": None, "rewards": nan_at(4, (6,))},
+        "rewards: row 3 is not finite",
+        "that is row 4 of the file",
+    ),
     "nan successor": ({"next_observations": nan_at(4)}, "next_observations: row 4 is not finite"),
     "box": (
         {"actions": nan_at(5, (6, 1), -1.5)},
@@ -307,7 +313,7 @@ def test_a_full_disk_is_said_in_one_line_that_names_the_dataset(name, kind, tmp_
     words = ["dataset", "convert", str(source), str(out), "--format", kind]
     code = FULL.format(tests=str(Path(__file__).parents[1]), words=words)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    said = f"valex: No space left on device: {out}; free some space, the same command then goes on from here\n"
+    said = f"valex: No space left on device: {out}; free some space and run the same command again\n"
     assert (done.returncode, done.stderr) == (1, said)
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 

@@ -34,41 +34,41 @@ class Check(NamedTuple):
 VALUE_CHECKS = (
     Check(
         "value/q_over_bound", "|Q| is larger than any return of these rewards can be", 1.0, True,
-        "lower value.lr or value.tau, or take more value data",
+        "lower --lr, or take more data",
     ),
     Check(
         "q_growth", "max |Q| still grew in the last quarter of training", 1.5, True,
-        "train longer if it levels off (--steps), else lower value.lr or value.tau",
+        "train longer if it levels off (--steps), else lower --lr",
     ),
 )  # fmt: skip
 POLICY_CHECKS = (
     Check(
         "policy/ess_share", "AWR in effect sees few rows of a batch", 0.1, False,
-        "lower alpha, or set normalize_advantage so that alpha counts standard deviations",
+        "lower --alpha: weights are exp(alpha x advantage), in the unit of the rewards",
     ),
     Check(
         "policy/clip_share", "weights at the bound: AWR clones whatever is good enough, not the best", 0.1, True,
-        "lower alpha, or raise weight_clip",
+        "lower --alpha, or scale the rewards down",
     ),
     Check(
         "policy/gradient_ratio", "the value pulls far harder than the data hold", 10.0, True,
-        "raise alpha of ddpg_bc",
+        "raise --alpha of --extractor ddpg_bc",
     ),
     Check(
         "policy/gradient_ratio", "the value hardly pulls: this is behaviour cloning", 0.1, False,
-        "lower alpha of ddpg_bc",
+        "lower --alpha of --extractor ddpg_bc",
     ),
     Check(
         "policy/outside_share", "mean actions leave the box and are clipped", 0.1, True,
-        "raise alpha of ddpg_bc",
+        "raise --alpha of --extractor ddpg_bc",
     ),
     Check(
         "action/outside", "actions beyond all that the data did near there, where Q is a guess", 0.5, True,
-        "raise alpha of ddpg_bc, lower N of sfbc or alpha of awr",
+        "raise --alpha of --extractor ddpg_bc, lower that of awr, or N of sfbc",
     ),
     Check(
         "fit_gap", "the error to actions of held-out trajectories is well above that of training: it overfits", 1.3, True,
-        "more policy data, a smaller net, fewer updates, or for awr a lower alpha",
+        "more data, a smaller net (--hidden), fewer updates (--steps), or for awr a lower --alpha",
     ),
 )  # fmt: skip
 

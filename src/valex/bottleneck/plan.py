@@ -70,20 +70,23 @@ def resolved(config: DatasetDiagnosisConfig) -> DatasetDiagnosisConfig:
     for name, most in (("seeds", MOST_SEEDS), ("steps", 2**31 - 1), ("episodes", 10**6)):
         if not 0 <= getattr(config, name) <= most:
             raise ConfigError(f"{name}: {getattr(config, name)} is not in 0..{most}; 0 takes the budget's")
+    if not (0 <= config.lr < math.inf):
+        raise ConfigError(f"lr: {config.lr} is no step size; give a number from 0 on, 0 takes the budget's")
     if config.reference is not None and not math.isfinite(config.reference):
         raise ConfigError(f"reference: {config.reference} is not a score; give a finite number")
     if config.value == "crl" and config.goals == "none":
         raise ConfigError("value: crl needs goals; take --goals navigate, stitch or explore, or --value iql")
     if config.extractor == "sfbc" and not (config.alpha >= 1 and config.alpha == int(config.alpha)):
         raise ConfigError(f"alpha: {config.alpha:g} is no number of candidates; give sfbc a whole one from 1 on")
-    named = {name: getattr(config, name) or getattr(budget, name) for name in ("seeds", "steps", "hidden", "episodes")}
+    taken = ("seeds", "steps", "hidden", "lr", "episodes")
+    named = {name: getattr(config, name) or getattr(budget, name) for name in taken}
     return replace(config, **named)
 
 
 def objectives(config: DatasetDiagnosisConfig) -> tuple[ValueKind, ...]:
     """Return the values, the reference method's first; with goals crl takes the place of sarsa."""
     budget, goals = BUDGETS[config.budget], config.goals != "none"
-    shared: dict[str, Any] = {"hidden": config.hidden, "batch_size": budget.batch_size, "lr": budget.lr}
+    shared: dict[str, Any] = {"hidden": config.hidden, "batch_size": budget.batch_size, "lr": config.lr}
     shared |= {"steps": config.steps, "gamma": config.gamma}
     law = "gciql" if goals else "none"
     made: dict[str, ValueKind] = {
@@ -101,7 +104,7 @@ def extractors(config: DatasetDiagnosisConfig) -> tuple[tuple[ExtractionKind, ..
     DDPG+BC divides Q by its standard deviation: where rewards are -1 a step, |Q| would hide what actions change.
     """
     budget = BUDGETS[config.budget]
-    shared: dict[str, Any] = {"hidden": config.hidden, "batch_size": budget.batch_size, "lr": budget.lr}
+    shared: dict[str, Any] = {"hidden": config.hidden, "batch_size": budget.batch_size, "lr": config.lr}
     shared |= {"steps": config.steps, "goals": config.goals}
     awr = partial(AWRConfig, **shared)
     ddpg, sfbc = partial(DDPGBCConfig, **shared, q_norm="std"), partial(SfBCConfig, **shared)
@@ -180,7 +183,7 @@ def make_plan(path: Path, env: str, config: DatasetDiagnosisConfig) -> tuple[Pla
         test_times = (OPEXConfig(beta=0.1, scale="grad_norm"),)
         if config.extractor != "sfbc":
             updates = BUDGETS[config.budget].test_time_updates
-            ttt = TTTConfig(beta=1.0, q_norm="std", lr=BUDGETS[config.budget].lr, max_updates=updates)
+            ttt = TTTConfig(beta=1.0, q_norm="std", lr=config.lr, max_updates=updates)
             test_times = (*test_times, ttt)
     for how in test_times:
         check_test_time(how)

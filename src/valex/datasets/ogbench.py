@@ -125,7 +125,11 @@ def _dataset(arrays: dict[str, np.ndarray], final: np.ndarray, notes: list[str])
         kept = set(arrays["valex_extras"].tolist())
         extras = {name: value for name, value in extras.items() if name in kept}
     offsets = np.concatenate([[0], final + 1 - np.arange(1, len(final) + 1)])
-    return built(steps, cut_at_flags(offsets, steps["terminated"], notes), extras, KEYS)
+
+    def place(row: int, successor: bool) -> str:
+        return f"row {np.delete(np.arange(final[-1] + 1), final)[row] + successor} of the file"
+
+    return built(steps, cut_at_flags(offsets, steps["terminated"], notes), extras, KEYS, place)
 
 
 def write(part: Path, data: Dataset, card: Card, name: str) -> None:

@@ -96,9 +96,12 @@ def card_sentence(d: dict[str, Any]) -> str:
     card = d["card"]
     sizes, covers, scores = card["sizes"], card["coverage"], card["optimality"]
     text = (
-        f"Dataset {d['about']['data']}: {sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories of mean "
-        f"return {number(scores['mean_return'])} per trajectory (best {number(scores['max_return'])})"
+        f"Dataset {d['about']['data']}: {sizes['transitions']:,} transitions in {sizes['trajectories']:,} trajectories"
     )
+    if scores["min_return"] == scores["max_return"]:
+        text += f", all of return {number(scores['max_return'])}"
+    else:
+        text += f" of mean return {number(scores['mean_return'])} per trajectory (best {number(scores['max_return'])})"
     if scores.get("normalised") is not None:
         text += f", {scores['normalised']:.0f} % of the expert's"
     if covers.get("knn_radius") is not None:

@@ -34,6 +34,8 @@ class DatasetDiagnosisConfig:
     """Gradient steps of each phase (>= 0)."""
     hidden: tuple[int, ...] = ()
     """Width of each hidden layer (units)."""
+    lr: float = 0.0
+    """Adam step size of every net (>= 0)."""
     episodes: int = 0
     """Episodes that a policy is tried on (>= 0)."""
     sizes: tuple[int, ...] = ()
