@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,18 @@ def test_a_worker_that_dies_does_not_stop_the_others(tmp_path):
     first, second = (run_id(c) for c in LONG_PAIR)
     assert killed == [first] and summary.states == {first: "error", second: "finished"}
     assert "exit code -9" in summary.messages[first] and status(tmp_path / second)["state"] == "finished"
+
+
+def test_a_worker_that_compiled_much_is_replaced_when_its_shape_is_done(monkeypatch):
+    jobs = [workers.Job((name,), name[0], partial(tiny.whose, name)) for name in ("a1", "b1", "a2", "b2", "c1")]
+    summary = workers.Summary()
+    monkeypatch.setattr(workers, "MOST_MAPS", 0.0)
+    with workers.Stop() as stop:
+        workers.Pool(jobs, lambda event: None, stop, summary).run([[]])
+    by_shape = {shape: {summary.messages[name] for name in summary.states if name[0] == shape} for shape in "abc"}
+    assert set(summary.states.values()) == {"finished"} and [len(pids) for pids in by_shape.values()] == [1, 1, 1]
+    assert len(set.union(*by_shape.values())) == 3
+    assert not workers.crowded(None)
 
 
 def test_a_stop_keeps_what_has_not_begun_from_starting(tmp_path, monkeypatch):

@@ -172,3 +172,9 @@ def status(path: Path) -> dict:
 def metrics(path: Path) -> bytes:
     """Return the metrics of a run, byte for byte."""
     return (path / "metrics.jsonl").read_bytes()
+
+
+def whose(name: str, stop, progress) -> dict[str, tuple[str, str]]:
+    """Do a job that tells which process did it. Here, where a spawned worker finds it."""
+    del stop, progress
+    return {name: ("finished", str(os.getpid()))}

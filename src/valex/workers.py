@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from valex import store
 
+MOST_MAPS = 1 / 3  # of the memory maps that Linux allows a process: one large program, when it compiles, takes as many
 EXIT = {"finished": 0, "failed": 3, "interrupted": 75, "error": 1}
 
 
@@ -130,8 +132,25 @@ def _worker(pipe: Connection, cores: list[int], parent: int) -> None:
         pipe.send(("done", done(job, stop, lambda event: pipe.send(("progress", event)))))
 
 
+def crowded(pid: int | None) -> bool:
+    """Return whether a process holds so many memory maps that what it compiles next may find no room; False where unknown.
+
+    A compiled program keeps maps for each of its kernels, tens of thousands with a simulator's gradient, and takes the process
+    down with it where the kernel grants no more (vm.max_map_count).
+    """
+    try:
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        with open(f"/proc/{pid}/maps", "rb") as held:
+            return sum(1 for _ in held) > MOST_MAPS * most
+    except (OSError, ValueError):
+        return False
+
+
 class Pool:
-    """Worker processes fed one job at a time; each prefers the shape that it has already compiled."""
+    """Worker processes fed one job at a time; each prefers the shape that it has already compiled.
+
+    One that has compiled much is replaced by a fresh one when nothing of its shape is left.
+    """
 
     def __init__(self, jobs: Iterable[Job], progress: Callable[[dict], None], stop: Stop, summary: Summary):
         self.waiting, self.progress, self.stop, self.summary = list(jobs), progress, stop, summary
@@ -193,7 +212,13 @@ class Pool:
             return
         del self.busy[pipe]
         self.summary.record(value, self.progress)
-        self._feed(pipe, process, cores, job.shape)
+        other = all(waiting.shape != job.shape for waiting in self.waiting)
+        if self.waiting and other and not self.stop() and crowded(process.pid):
+            pipe.send(None)
+            pipe.close()
+            self._start(cores)
+        else:
+            self._feed(pipe, process, cores, job.shape)
 
     def _bury(self, code: int, job: Job) -> None:
         """Record the job of a worker that died."""
