@@ -80,8 +80,12 @@ def contact_base() -> RunConfig:
 
 
 def cells(base: RunConfig, horizons: tuple[int, ...] = HORIZONS) -> list[RunConfig]:
-    """Return no expansion, then five stabilisers and none at every horizon, without seeds."""
-    return [base, *(run for h in horizons for run in stabilised(base, h))]
+    """Return no expansion, then five stabilisers and none at every horizon, without seeds.
+
+    Truncation is left out where no horizon is long enough for it to cut anything.
+    """
+    found = [base, *(run for h in horizons for run in stabilised(base, h))]
+    return found if max(horizons) > STEPS else [run for run in found if not run.actor.truncate]
 
 
 def threshold_text(where: str, found: dict[str, Series | None]) -> list[str]:
