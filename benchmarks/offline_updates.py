@@ -4,7 +4,8 @@
 
     small   2 x 64, batch 256, one thread: the phase of valex / a loop that draws rows with NumPy and calls one jitted update per
             step (bar 3). The loop is written here; it calls the very same update on the same data, so that what differs is who
-            draws the batch and how often the program is entered. It waits for its results once, at the end.
+            draws the batch and how often the program is entered. It waits for its results once, at the end. Bound: that ratio
+            if the update cost no more than its products do alone, what the loop adds to an update staying as measured.
     large   3 x 512, batch 1024, all threads: floating point operations per second of the phase / of products
             [1024, 512] x [512, 512] in the same process (bar 0.6)
 
@@ -132,19 +133,24 @@ def measure(task: str, seconds: float, rounds: int) -> None:
         if task == "small":
             bound = lambda state, key, batch, update=update, more=more: update(state, key, batch, *more)  # noqa: E731
             contestants[f"{name}, host loop"] = host_loop(bound, init(jax.random.key(0)), host, batch_size, count)
-    if task == "large":
-        count = max(1, round(seconds / products(batch_size, hidden[0], 3)()))
-        contestants["products"] = products(batch_size, hidden[0], count)
+    count = max(1, round(seconds / products(batch_size, hidden[0], 3)()))
+    contestants["products"] = products(batch_size, hidden[0], count)
     times = interleave(contestants, rounds)
     flops = operations(hidden, batch_size) | {"products": 2.0 * batch_size * hidden[0] ** 2}
     show({n: t for n, t in times.items() if n != "products"}, "updates/s", lambda s: 1.0 / s)
     for name in learners:
         if task == "small":
+
+            def bound(s: dict[str, float], n: str = name) -> float:
+                least = flops[n] * s["products"] / flops["products"]
+                return (s[f"{n}, host loop"] - s[n] + least) / least
+
             ratio(
                 f"{name}_phase_over_host_loop",
                 paired(times, lambda s, n=name: s[f"{n}, host loop"] / s[n]),
                 at_least=3.0,
             )
+            ratio(f"{name}_bound_of_its_products", paired(times, bound))
         else:
             share = paired(times, lambda s, n=name: flops[n] / s[n] * s["products"] / flops["products"])
             show({name: times[name], "products": times["products"]}, "us", lambda s: 1e6 * s)
