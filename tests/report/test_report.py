@@ -119,6 +119,17 @@ def test_tables_as_csv(index):
     }
 
 
+def test_claims_that_were_not_run_are_folded_away_and_not_counted(index):
+    claims, text = rows_of(index.parent / "claims.csv"), index.read_text()
+    absent = {r["claim"] for r in claims if r["reason"].startswith("not run in this preset")}
+    aside = absent - {r["claim"] for r in claims if r["env"] != "pooled" and not r["reason"].startswith("not run")}
+    listed = text.split(f"{len(aside)} claims not run in this preset</summary>")[1].split("</details>")[0]
+    assert aside and set(re.findall(r"<b>(\w+)</b>", listed)) == aside
+    counted = re.search(r": (\d+) supported, (\d+) not supported, (\d+) undecided; (\d+) claims not run", text)
+    assert counted and int(counted[4]) == len(aside)
+    assert sum(map(int, counted.groups()[:3])) == sum(r["claim"] not in aside for r in claims)
+
+
 def test_a_second_report_replaces_the_first_and_drops_stale_figures(root, index, tmp_path):
     again = write_report(root, tmp_path)
     stale = tmp_path / "actor_gradient_training.png"

@@ -232,8 +232,10 @@ def render(shown: Contents, root: Path) -> Rendered:
         "runs": page.section("runs", "Runs", shown.runs),
         "left-out": page.section("left-out", "Left out", page.bullets(shown.left_out, "Nothing.")),
     }
-    counts = Counter(v.verdict for v in verdicts)
+    aside = page.not_run(verdicts)
+    counts = Counter(v.verdict for v in verdicts if v.claim not in aside)
     counted = ", ".join(f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED))
+    counted += f"; {len(aside)} claims not run in this preset" if aside else ""
     lead = [study.summary, f"Verdicts, counted per claim and {study.task.lower()}: {counted}."]
     document = page.document(study.title, root.resolve().name, lead, sections)
     return Rendered(document, files, shown.table.text)

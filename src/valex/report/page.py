@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from valex.report.figures import Picture
-from valex.studies.base import NOT_SUPPORTED, POOLED_TOO, SUPPORTED, UNDECIDED, Table, Verdict
-from valex.studies.judge import CONFIDENCE, MIN_SEEDS, region_text
+from valex.studies.base import NOT_RUN, NOT_SUPPORTED, POOLED_TOO, SUPPORTED, UNDECIDED, Table, Verdict
+from valex.studies.judge import CONFIDENCE, MIN_SEEDS, POOLED, region_text
 from valex.studies.results import Row, interval_text, number, seeds_text
 
 PIXELS = 100  # of the page per inch of a figure
@@ -163,15 +163,37 @@ def verdict_row(v: Verdict) -> str:
     return f"<tr><td>{text(v.env)}</td><td>{chip(v.verdict)}</td>{numbers}{words}</tr>\n"
 
 
+def not_run(verdicts: list[Verdict]) -> list[str]:
+    """Return the ids of claims that nothing was measured for on any task, because the preset does not run what they need."""
+    reasons: dict[str, list[str]] = {}
+    for v in verdicts:
+        reasons.setdefault(v.claim, []).append(v.reason if v.env != POOLED else "")
+    return [
+        name for name, found in reasons.items() if all(r.startswith(NOT_RUN) or not r for r in found) and any(found)
+    ]
+
+
+def left_aside(study: Any, verdicts: list[Verdict], ids: list[str]) -> str:
+    """Return claims that were not run, folded away: what each says and what it would need."""
+    texts = {claim.id: claim.text for claim in study.claims}
+    why = {v.claim: v.reason.removeprefix(NOT_RUN).removeprefix(": ") for v in reversed(verdicts) if v.env != POOLED}
+    lines = [f"<li><b>{text(i)}</b> {text(texts[i])}{text(f' (needs {why[i]})' if why[i] else '')}</li>" for i in ids]
+    listed = "\n".join(lines)
+    return f"<details><summary>{len(ids)} claims not run in this preset</summary><ul>\n{listed}\n</ul></details>"
+
+
 def claims(study: Any, verdicts: list[Verdict]) -> str:
-    """Return the claims table of a study of any kind: a heading per claim, under it one row per task and one pooled."""
-    by_id = {claim.id: claim for claim in study.claims}
+    """Return the claims table of a study of any kind: a heading per claim, under it one row per task and one pooled.
+
+    Claims that the preset does not run are listed behind it.
+    """
+    by_id, aside = {claim.id: claim for claim in study.claims}, not_run(verdicts)
     own = any(claim.scope != POOLED_TOO for claim in study.claims)  # not every value is an IQM over seeds
     head = [(study.task, False), ("Verdict", False), ("Value" if own else "IQM", True), ("Interval", True)]
     head += [("n" if own else "Seeds", True)]
     head += [("Quantity that decides", False), ("Why", False)]
     body = ""
-    for name, group in itertools.groupby(verdicts, key=lambda v: v.claim):
+    for name, group in itertools.groupby((v for v in verdicts if v.claim not in aside), key=lambda v: v.claim):
         claim = by_id[name]
         detail = f"{claim.source} · measured: {claim.statistic} · claim holds if {region_text(claim.region)}"
         title = f'<b>{text(name)}</b>{text(claim.text)}<span class="note">{text(detail)}</span>'
@@ -192,7 +214,9 @@ def claims(study: Any, verdicts: list[Verdict]) -> str:
         )
     lines = (*study.remarks, f"Sources: {study.sources}.")
     remarks = "\n".join(f'<p class="note">{text(line)}</p>' for line in lines)
-    return f'<p class="note">{text(rule)}</p>\n{table(head, body)}\n{remarks}'
+    shown = table(head, body) if body else ""
+    folded = left_aside(study, verdicts, aside) if aside else ""
+    return f'<p class="note">{text(rule)}</p>\n{shown}\n{folded}\n{remarks}'
 
 
 def figure(name: str, title: str, caption: str, picture: Picture) -> str:

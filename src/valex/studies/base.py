@@ -9,6 +9,7 @@ import numpy as np
 from valex.settings import AGENT_CONFIGS, RunConfig
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+NOT_RUN = "not run in this preset"  # how the reason of a verdict begins that nothing was measured for
 POOLED_TOO, EACH, TOGETHER = "each task, then pooled", "each task", "all tasks together"  # what a claim is judged over
 
 

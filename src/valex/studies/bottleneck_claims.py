@@ -12,12 +12,11 @@ import numpy as np
 from valex.offline.matrix_statistics import SATURATED, direction, share_difference
 from valex.settings.offline import ValueKind
 from valex.statistics import Interval, sign_test
-from valex.studies.base import EACH, TOGETHER, Claim, Component
+from valex.studies.base import EACH, NOT_RUN, TOGETHER, Claim, Component
 from valex.studies.bottleneck_errors import ERROR_CLAIMS
 from valex.studies.bottleneck_intervals import good_share, turn
 from valex.studies.bottleneck_measures import (
     EXTRACTORS,
-    NOT_RUN,
     PAPER,
     VALUES,
     compared,
@@ -53,7 +52,7 @@ def pairs(board: Board, fixed: bool) -> dict[str, np.ndarray] | str:
         columns = [np.stack([per_seed(row.scores[e]) for e in (AWR, DDPG)], axis=1) for row in rows]  # pyright: ignore
         n = min(map(len, columns))
         found[plan.name] = np.stack([column[:n] for column in columns], axis=1)
-    return found or f"{NOT_RUN}a matrix"
+    return found or f"{NOT_RUN}: a matrix"
 
 
 def as_good(board: Board, name: str, fixed: bool = False) -> list[Component] | str:
@@ -129,7 +128,7 @@ def most_datasets(board: Board, name: str) -> list[Component] | str:
             return f"{plan.name}: {found}"
         gaps.append(float(found[0].estimate(0.95).value))
     if not gaps:
-        return f"{NOT_RUN}a matrix"
+        return f"{NOT_RUN}: a matrix"
     won = sum(gap > 0 for gap in gaps)
 
     def share(confidence: float) -> Interval:
@@ -164,7 +163,7 @@ def alpha_turns(board: Board, name: str, extractor: str) -> list[Component] | st
     """Return by how many degrees the direction of an extractor turns from its smallest alpha to its largest."""
     settings = settings_of(plan_of(board, name), extractor)
     if len(settings) < 2:
-        return f"{NOT_RUN}a second alpha of {EXTRACTORS[extractor]}"
+        return f"{NOT_RUN}: a second alpha of {EXTRACTORS[extractor]}"
 
     def one(value: ValueKind) -> list[Component] | str:
         ends = [numbers(board, name, value, policy) for policy in (settings[0], settings[-1])]

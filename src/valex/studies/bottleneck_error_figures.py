@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from valex.studies.base import Panel, Plate, Series
+from valex.studies.base import NOT_RUN, Panel, Plate, Series
 from valex.studies.bottleneck_errors import AWR, DDPG, ERRORS, errors_of, plain_cells, sweeps
 from valex.studies.bottleneck_measures import BC, EXTRACTORS, VALUES, compared, matrices, numbers
 from valex.studies.bottleneck_panels import MEANS, plate, points, present, unit_of
@@ -89,5 +89,5 @@ def sweep_plate(board: Board) -> Plate:
             ]
             title, unit = f"{name}: over {VALUES[value.name]}", unit_of(board, plans[0].name)
             panels.append(Panel(title, "σ of the noise on the actions", unit, present(series), "category", ticks))
-    left_out = left_out if panels else ["Noise of the data: not run in this preset"]
+    left_out = left_out if panels else [f"Noise of the data: {NOT_RUN}"]
     return plate(panels, 2, f"Most data, alpha chosen on other seeds. {MEANS}", left_out)

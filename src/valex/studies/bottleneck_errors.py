@@ -6,13 +6,12 @@ import numpy as np
 
 from valex.settings.bottleneck import Cell
 from valex.statistics import Interval
-from valex.studies.base import EACH, TOGETHER, Component
+from valex.studies.base import EACH, NOT_RUN, TOGETHER, Component
 from valex.studies.bottleneck_intervals import correlations, predicts_better
 from valex.studies.bottleneck_measures import (
     ABOVE,
     BC,
     EXTRACTORS,
-    NOT_RUN,
     VALUES,
     claim,
     compared,
@@ -48,7 +47,7 @@ def online_slopes(board: Board, name: str, beside: bool = False) -> list[Compone
                 parts.append(Component(f"slope of eval, {what}", found["eval"]))
                 continue
             parts += [Component(f"slope of {k} − of eval, {what}", found[k] - found["eval"]) for k in ERRORS[:2]]
-    return parts or f"{NOT_RUN}online continuation"
+    return parts or f"{NOT_RUN}: online continuation"
 
 
 # ---------------------------------------------------------------------------------------------- R10 and R11: errors, coverage
@@ -116,7 +115,7 @@ def wider_data(board: Board, name: str, beside: bool = False) -> list[Component]
         for value in plans[0].matrix.values:
             rows = [compared(board, plan.name, value, (AWR, DDPG)) for plan in plans]
             if len(rows) < 2 or any(isinstance(row, str) for row in rows):
-                return next((row for row in rows if isinstance(row, str)), f"{NOT_RUN}a second amount of noise")
+                return next((row for row in rows if isinstance(row, str)), f"{NOT_RUN}: a second amount of noise")
             whole = [row for row in rows if not isinstance(row, str)]
             seeds = set.intersection(*(set(row.seeds.tolist()) for row in whole))  # with every amount of noise
             gains = []
@@ -125,7 +124,7 @@ def wider_data(board: Board, name: str, beside: bool = False) -> list[Component]
                 gains.append(scores[1:].mean(axis=0) - scores[0])
             taken = gains[0] - gains[1] if beside else gains[0]
             parts.append(Component(f"{VALUES[value.name]}, {sweep}", taken))
-    return parts or f"{NOT_RUN}sets that differ in noise alone"
+    return parts or f"{NOT_RUN}: sets that differ in noise alone"
 
 
 # ------------------------------------------------------------------------------------------------------------ R13: encoding
@@ -143,7 +142,7 @@ def encodings(board: Board, name: str, flat: bool = False) -> list[Component] | 
     """Return what another encoding of observations changes in cloning: score and error on visited states, or the other errors."""
     plan, parts = plan_of(board, name), []
     if not plan.encodings or not any(p.name == BC for p in plan.matrix.policies):
-        return f"{NOT_RUN}cloning on encoded states"
+        return f"{NOT_RUN}: cloning on encoded states"
     for encoding in plan.encodings:
         wanted = ("error/train", "error/val") if flat else ("score", "error/eval")
         for measure in wanted:

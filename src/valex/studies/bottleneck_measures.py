@@ -14,7 +14,7 @@ import numpy as np
 from valex.offline.matrix_statistics import best_alpha
 from valex.settings.bottleneck import Cell, error_of
 from valex.settings.offline import ExtractionKind, TestTimeKind, ValueKind
-from valex.studies.base import Claim, Component
+from valex.studies.base import NOT_RUN, Claim, Component
 from valex.studies.offline import Board, DataPlan, is_default
 
 EXTRACTORS = {"awr": "AWR", "ddpg_bc": "DDPG+BC", "sfbc": "SfBC"}  # in the order of figures
@@ -23,7 +23,6 @@ VALUES = {"iql": "IQL", "sarsa": "SARSA", "crl": "CRL"}
 KNOBS = {"awr": "alpha", "ddpg_bc": "alpha", "sfbc": "samples"}
 SIGNS = {"awr": "α", "ddpg_bc": "α", "sfbc": "N"}
 FACTORS = ("value", "extractor", "value data", "policy data")  # of a score
-NOT_RUN = "not run in this preset: "
 PAPER = "Park et al. 2024 (2406.09329)"
 ABOVE = (0.0, math.inf)
 
@@ -146,7 +145,7 @@ def compared(
         if fixed and extractor != "sfbc":
             found = [policy for policy in found if is_default(policy)]
         if not found:
-            return f"{NOT_RUN}{EXTRACTORS[extractor]}{' at its default alpha' if fixed else ''}"
+            return f"{NOT_RUN}: {EXTRACTORS[extractor]}{' at its default alpha' if fixed else ''}"
         settings[extractor], stacks[extractor] = found, stack(board, name, value, found)
     whole = np.all([np.isfinite(x).all(axis=(0, 2, 3)) for x in stacks.values()], axis=0)
     least = 2 if max(map(len, settings.values())) > 1 else 1
@@ -175,7 +174,7 @@ def over_values(
         if isinstance(parts, str):
             return parts
         found += parts
-    return found or f"{NOT_RUN}a value"
+    return found or f"{NOT_RUN}: a value"
 
 
 def factorial(board: Board, name: str) -> tuple[np.ndarray, dict[str, int], int] | str:
@@ -190,7 +189,7 @@ def factorial(board: Board, name: str) -> tuple[np.ndarray, dict[str, int], int]
             return found
         rows.append(found)
     if len(rows) < 2:
-        return f"{NOT_RUN}a second value"
+        return f"{NOT_RUN}: a second value"
     seeds = sorted(set.intersection(*(set(row.seeds) for row in rows)))
     if not seeds:
         return "0 seeds finished all it compares"

@@ -7,11 +7,10 @@ import numpy as np
 
 from valex.offline.matrix_statistics import best_alpha
 from valex.settings.offline import ValueKind
-from valex.studies.base import EACH, POOLED_TOO, Component
+from valex.studies.base import EACH, NOT_RUN, POOLED_TOO, Component
 from valex.studies.bottleneck_measures import (
     ABOVE,
     EXTRACTORS,
-    NOT_RUN,
     VALUES,
     at_test_time,
     claim,
@@ -50,7 +49,7 @@ def gap_of_fit(board: Board, name: str, value: ValueKind, extractor: str) -> np.
     """Return log10(held-out / training error to the data's actions) [S] on the least data, at the fixed alpha."""
     policy = next((p for p in settings_of(plan_of(board, name), extractor) if is_default(p)), None)
     if policy is None:
-        return f"{NOT_RUN}{EXTRACTORS[extractor]} at its default alpha"
+        return f"{NOT_RUN}: {EXTRACTORS[extractor]} at its default alpha"
     held, seen = (numbers(board, name, value, policy, f"fit/{which}")[:, 0, 0] for which in ("val", "train"))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.log10(held / seen)
@@ -99,7 +98,7 @@ def improved(board: Board, name: str, which: str) -> list[Component] | str:
     policy = next((p for p in settings_of(plan, AWR) if is_default(p)), None)
     hows = [how for how in plan.matrix.test_times if how.name == which]
     if value is None or policy is None or not hows:
-        return f"{NOT_RUN}{TESTS[which]} of IQL with AWR at its default alpha"
+        return f"{NOT_RUN}: {TESTS[which]} of IQL with AWR at its default alpha"
     tried = np.stack([at_test_time(board, name, value, policy, how) for how in hows])
     others = {"AWR": numbers(board, name, value, policy)[None, :, -1, -1]}
     behind = settings_of(plan, SFBC)

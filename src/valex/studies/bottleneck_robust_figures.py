@@ -4,14 +4,12 @@ import numpy as np
 
 from valex.settings.offline import ValueKind
 from valex.statistics import Interval, mean_over_seeds
-from valex.studies.base import Figure, Panel, Plate, Series
+from valex.studies.base import NOT_RUN, Figure, Panel, Plate, Series
 from valex.studies.bottleneck_measures import EXTRACTORS, knob_text, settings_of
 from valex.studies.bottleneck_panels import MEANS, plate, points, present, unit_of
 from valex.studies.bottleneck_policies import TESTS
 from valex.studies.bottleneck_robustness import AWR, DDPG, picked, picked_text, plain, with_error
 from valex.studies.offline import ROBUSTNESS, Board, DataPlan
-
-ABSENT = "not run in this preset"
 
 
 def armed(board: Board) -> list[DataPlan]:
@@ -46,7 +44,7 @@ def value_panel(board: Board, plan: DataPlan) -> Panel:
 def value_plate(board: Board) -> Plate:
     """Return what an ensemble and a linear value change."""
     panels = [value_panel(board, plan) for plan in armed(board)]
-    left_out = [] if panels else [f"Ensembles and linear values: {ABSENT}"]
+    left_out = [] if panels else [f"Ensembles and linear values: {NOT_RUN}"]
     return plate(panels, 3, f"IQL, most data. {MEANS}", left_out)
 
 
@@ -66,7 +64,7 @@ def error_panel(board: Board, plan: DataPlan) -> Panel:
 def error_plate(board: Board) -> Plate:
     """Return what an error of the value leaves of improvement at test time."""
     panels = [error_panel(board, plan) for plan in armed(board) if plan.matrix.test_times]
-    left_out = [] if panels else [f"Errors of the value at test time: {ABSENT}"]
+    left_out = [] if panels else [f"Errors of the value at test time: {NOT_RUN}"]
     return plate(panels, 3, f"IQL with AWR, most data; settings chosen on other seeds for each size. {MEANS}", left_out)
 
 
@@ -96,7 +94,7 @@ def rule_plate(board: Board) -> Plate:
     who = tuple((float(k), name) for k, name in enumerate(("rule", "always AWR", "always DDPG+BC")))
     lost = [marks("", "first", [0, 1, 2], regrets, n)]
     regret = Panel("", "", "regret to the best in hindsight (points of 100)", lost, "rows", who, rules=rules)
-    note = f"{picked_text(found)}. 95 % intervals over seeds; what was taken on a dataset was chosen on the others."
+    note = f"{picked_text(found, places=False)}. 95 % intervals over seeds; what was taken on a dataset was chosen on the others."
     return plate([gained, regret], 2, note, [])
 
 

@@ -14,11 +14,10 @@ import numpy as np
 from valex.offline.extraction_rule import FEATURE_NAMES, Judged, Stump, describe_stump, fit_stump, judge_rule
 from valex.settings.offline import ValueKind
 from valex.statistics import Interval, mean, stratified_bootstrap
-from valex.studies.base import TOGETHER, Claim, Component
+from valex.studies.base import NOT_RUN, TOGETHER, Claim, Component
 from valex.studies.bottleneck_measures import (
     ABOVE,
     EXTRACTORS,
-    NOT_RUN,
     at_test_time,
     lost_seeds,
     numbers,
@@ -92,7 +91,7 @@ def ensemble_helps(board: Board, name: str) -> list[Component] | str:
     """Return what more critics add to DDPG+BC."""
     value = larger(plan_of(board, name))
     if value is None:
-        return f"{NOT_RUN}a larger ensemble"
+        return f"{NOT_RUN}: a larger ensemble"
     label = f"DDPG+BC, {value.num_critics} critics − {plan_of(board, name).matrix.values[0].num_critics}"
     return [gap(board, name, label, plain(board, name, DDPG), plain(board, name, DDPG, value))]
 
@@ -101,7 +100,7 @@ def linear_is_as_good(board: Board, name: str) -> list[Component] | str:
     """Return what a linear value adds to either extractor."""
     value = linear(plan_of(board, name))
     if value is None:
-        return f"{NOT_RUN}a linear value"
+        return f"{NOT_RUN}: a linear value"
     return [
         gap(board, name, f"{EXTRACTORS[e]}, linear − net", plain(board, name, e), plain(board, name, e, value))
         for e in (AWR, DDPG)
@@ -134,7 +133,7 @@ def still_pays(board: Board, name: str, which: str) -> list[Component] | str:
     plan = plan_of(board, name)
     tried = any(how.name == which for how in plan.matrix.test_times)
     if not tried or plan.robustness is None or ONE not in plan.robustness.errors:
-        return f"{NOT_RUN}{TESTS[which]} with an error as large as the spread of Q"
+        return f"{NOT_RUN}: {TESTS[which]} with an error as large as the spread of Q"
     before = plain(board, name, AWR)
     free = gap(board, name, "", before, with_error(board, name, which, 0.0)).values
     found = gap(board, name, f"{TESTS[which]} − none", before, with_error(board, name, which, ONE))
@@ -168,7 +167,7 @@ def picked(board: Board) -> Picked | str:
                 warnings.simplefilter("ignore", RuntimeWarning)  # a fact that no seed knows stays NaN
                 features.append(np.nanmean(board.facts[plan.name], axis=0))
     if not names:
-        return f"{NOT_RUN}a rule that picks the extractor"
+        return f"{NOT_RUN}: a rule that picks the extractor"
     if len(names) < LEAST_SETS:
         return f"{len(names)} datasets have facts and both extractors, {LEAST_SETS} are needed"
     count = min(row.shape[1] for row in rows)
@@ -182,13 +181,13 @@ def picked(board: Board) -> Picked | str:
     return Picked(names, gain, judge_rule(table, awr, ddpg), fit_stump(table, gain.mean(axis=1)), failed)
 
 
-def picked_text(found: Picked) -> str:
-    """Return what a rule chose, and the regrets, in words."""
+def picked_text(found: Picked, places: bool = True) -> str:
+    """Return the rule, where it took DDPG+BC (`places`), and the regrets, in words."""
     taken = [name for name, chosen in zip(found.names, found.judged.chosen, strict=True) if chosen]
     regrets = (found.judged.rule, found.judged.awr, found.judged.ddpg_bc)
     words = ", ".join(f"{who} {r.value:.1f}" for who, r in zip(("rule", "AWR", "DDPG+BC"), regrets, strict=True))
-    where = ", ".join(taken) or "none"
-    return f"on all: {describe_stump(found.rule)}; left out, it took DDPG+BC on {where}; regret {words}"
+    where = f"; left out, it took DDPG+BC on {', '.join(taken) or 'none'}" if places else ""
+    return f"on all: {describe_stump(found.rule)}{where}; regret {words}"
 
 
 def less_regret(board: Board, name: str) -> list[Component] | str:

@@ -18,6 +18,7 @@ from valex.fields import flatten
 from valex.settings import ActorConfig, CriticConfig, DiagnosticsConfig, ModelConfig, RunConfig, StoreConfig
 from valex.statistics import area_under_curve
 from valex.store import StoredRun
+from valex.studies.base import NOT_RUN
 from valex.studies.naming import AGENT_NAMES, AGENT_SETTINGS, ARM_NAMES, BASELINE, arm, arm_name, shared_training
 
 RETURN = "eval/episode_return"
@@ -266,7 +267,7 @@ def paired(
     """Return measure(run) over cells (arm, horizon) for the seeds that finished in all, or why there is nothing."""
     missing = [f"{in_words(grid, a)} at H = {h}" for a, h in cells if cell(grid, env, a, h) is None]
     if missing:
-        return f"not run in this preset: {', '.join(missing)}"
+        return f"{NOT_RUN}: {', '.join(missing)}"
     columns = [scores(grid, env, a, h, measure) for a, h in cells]
     seeds = sorted(set.intersection(*(set(column) for column in columns)))
     lost = {seed for a, h in cells if (found := cell(grid, env, a, h)) for seed in found.failed} - set(seeds)

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from valex.store import StoredRun
-from valex.studies.base import Claim, Component
+from valex.studies.base import NOT_RUN, Claim, Component
 from valex.studies.cells import Cell, Grid
 from valex.studies.compounding_measures import (
     Kind,
@@ -33,14 +33,13 @@ TENFOLD = 1.0  # the weakest reading of "diverges"
 MARGIN = 0.1  # a quarter: smaller ratios of errors count as no difference
 FACTOR_TWO = math.log10(2.0)  # a spread within a factor of two of the error tells it
 TALK = "Botev, OpenAI 2018 (talk) [S]"
-NOT_RUN = "not run in this preset: "
 
 
 def arms(grid: Grid, env: str) -> tuple[dict[Kind, Cell], Kind] | str:
     """Return the cells and the ordinary ensemble, or why there is none."""
     found = {kind: cell for kind, cell in kinds(grid, env).items() if measured(cell) or cell.failed}
     usual = reference(found)
-    return (found, usual) if usual else f"{NOT_RUN}an ensemble with a one-step loss whose model error was measured"
+    return (found, usual) if usual else f"{NOT_RUN}: an ensemble with a one-step loss whose model error was measured"
 
 
 def single_arm(grid: Grid, env: str, quantities: Callable[[Cell], dict[str, Callable]]) -> list[Component] | str:
@@ -99,7 +98,7 @@ def single_is_worse(grid: Grid, env: str) -> list[Component] | str:
     cells, usual = found
     single = next((k for k in cells if k.members == 1 and (k.loss_steps, k.data) == (1, usual.data)), None)
     if single is None:
-        return f"{NOT_RUN}a single net with as much data as the ensemble"
+        return f"{NOT_RUN}: a single net with as much data as the ensemble"
     last = places([*measured(cells[usual]).values(), *measured(cells[single]).values()])[-1:]
     pair = lambda k: ((cells[single], error_at(k)), (cells[usual], error_at(k, "mean")))  # noqa: E731
     return [log_ratio(f"log10 e({k}), single / ensemble", *pair(k), labels(grid, env)[single]) for k in last]
@@ -126,7 +125,7 @@ def multi_step_is_better(grid: Grid, env: str) -> list[Component] | str:
     cells, usual = found
     longer = [k for k in cells if k.loss_steps > 1 and (k.members, k.data) == (usual.members, usual.data)]
     if not longer:
-        return f"{NOT_RUN}an ensemble with a multi-step loss and as much data"
+        return f"{NOT_RUN}: an ensemble with a multi-step loss and as much data"
     at = [k for k in places([r for kind in (usual, *longer) for r in measured(cells[kind]).values()]) if k >= 10]
     return (
         [
@@ -140,7 +139,7 @@ def multi_step_is_better(grid: Grid, env: str) -> list[Component] | str:
             for k in dict.fromkeys((at[0], at[-1]))
         ]
         if at
-        else f"{NOT_RUN}10 model steps"
+        else f"{NOT_RUN}: 10 model steps"
     )
 
 
@@ -152,7 +151,7 @@ def spread_tells(grid: Grid, env: str, little: bool) -> list[Component] | str:
     cells, usual = found
     kind = min((k for k in cells if k.members > 1 and k.loss_steps == 1), key=lambda k: k.data)
     if little and kind == usual:
-        return f"{NOT_RUN}an ensemble with less data"
+        return f"{NOT_RUN}: an ensemble with less data"
     cell, kind = (cells[kind], kind) if little else (cells[usual], usual)
 
     def logged(k: int, run: StoredRun) -> float:

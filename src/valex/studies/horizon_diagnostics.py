@@ -6,7 +6,7 @@ import numpy as np
 
 from valex.statistics import iqm
 from valex.store import StoredRun
-from valex.studies.base import Figure, Panel, Plate, Series
+from valex.studies.base import NOT_RUN, Figure, Panel, Plate, Series
 from valex.studies.cells import Grid, arms, cell, envs, horizons, in_words
 from valex.studies.horizon_measures import target_column, target_runs
 from valex.studies.naming import AE, AE_LEARNED
@@ -143,7 +143,7 @@ def actor_gradient_training(grid: Grid) -> Plate:
             else:
                 left_out.append(f"actor gradient along training, {title}: no run has logged {key}")
     if not names:
-        left_out.append(f"actor gradient along training: {in_words(grid, AE)} not run in this preset")
+        left_out.append(f"actor gradient along training: {in_words(grid, AE)} {NOT_RUN}")
     note = f"Actor expansion, {factor_text(inside)}. Line: IQM over {seeds_of(panels)}; band: {INTERVAL}."
     return Plate(panels, 3, note, left_out)
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from valex.store import StoredRun
-from valex.studies.base import Component
+from valex.studies.base import NOT_RUN, Component
 from valex.studies.cells import (
     Grid,
     Paired,
@@ -67,7 +67,7 @@ def little_beyond(grid: Grid, env: str, arm: str = CE) -> list[Component] | str:
     """Return AUC(longest H) - AUC(5) of an arm."""
     longest = max(horizons(grid, env, arm), default=0)
     if longest <= 5:
-        return f"not run in this preset: {in_words(grid, arm)} at H > 5"
+        return f"{NOT_RUN}: {in_words(grid, arm)} at H > 5"
     weights = {(arm, longest): 1.0, (arm, 5): -1.0}
     return together([auc_contrast(grid, env, "AUC(longest H) − AUC(5)", weights, f"H = {longest}")])
 
@@ -77,7 +77,7 @@ def long_rollouts_hurt(grid: Grid, env: str) -> list[Component] | str:
     ran = horizons(grid, env, AE)
     long, short = [h for h in ran if h >= 10], [h for h in ran if 1 <= h <= 5]
     if not long or not short:
-        return f"not run in this preset: {in_words(grid, AE)} at 1 ≤ H ≤ 5 and at H ≥ 10"
+        return f"{NOT_RUN}: {in_words(grid, AE)} at 1 ≤ H ≤ 5 and at H ≥ 10"
     weights = {(AE, h): 1.0 / len(long) for h in long} | {(AE, h): -1.0 / len(short) for h in short}
     detail = f"H {{{', '.join(map(str, long))}}} against {{{', '.join(map(str, short))}}}"
     return together([auc_contrast(grid, env, "mean AUC, long less short H", weights, detail)])
@@ -95,7 +95,7 @@ def retrace_on_par(grid: Grid, env: str, other: str) -> list[Component] | str:
         if all(both):
             means[h] = sum(float(np.mean(values)) for values in both)
     if not means:
-        return f"not run in this preset: Retrace and {'critic' if other == CE else 'actor'} expansion at an equal H"
+        return f"{NOT_RUN}: Retrace and {'critic' if other == CE else 'actor'} expansion at an equal H"
     best = max(means, key=lambda h: means[h])
     weights = {(RETRACE, best): 1.0, (other, best): -1.0}
     return together([auc_contrast(grid, env, "AUC(Retrace) − AUC(expansion)", weights, f"H = {best}")])
@@ -124,7 +124,7 @@ def same_as(grid: Grid, env: str, pairs: tuple[tuple[str, str], ...]) -> list[Co
     for ours, theirs in pairs:
         shared = [h for h in horizons(grid, env, ours) if h and h in horizons(grid, env, theirs)]
         if not shared:
-            return f"not run in this preset: {in_words(grid, ours)} and {in_words(grid, theirs)} at an equal H"
+            return f"{NOT_RUN}: {in_words(grid, ours)} and {in_words(grid, theirs)} at an equal H"
         name = in_words(grid, ours)
         parts += [auc_contrast(grid, env, f"{name}, H = {h}", {(ours, h): 1.0, (theirs, h): -1.0}) for h in shared]
     return together(parts)
@@ -217,7 +217,7 @@ def gradient_explodes(
     """Return the growth of a spread of an arm's gradient from H = 1 to every H >= least."""
     longer = [h for h in horizons(grid, env, name) if h >= least]
     if not longer:
-        return f"not run in this preset: {in_words(grid, name)} at H ≥ {least}"
+        return f"{NOT_RUN}: {in_words(grid, name)} at H ≥ {least}"
     found = cell(grid, env, name, longer[0])
     inside = found and any(run.config.actor.divide_by_length for run in (found.finished | found.failed).values())
     parts = []
@@ -235,5 +235,5 @@ def slowdown(grid: Grid, env: str, name: str) -> list[Component] | str:
     longest = max(horizons(grid, env, name), default=0)
     found = paired(grid, env, [(name, longest), (name, 0)], update_seconds) if longest else ""
     if isinstance(found, str):
-        return found or f"not run in this preset: {in_words(grid, name)} at H > 0"
+        return found or f"{NOT_RUN}: {in_words(grid, name)} at H > 0"
     return [Component("time ratio, longest H to 0", found.values[0] / found.values[1], found.failed, f"H = {longest}")]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from valex.statistics import Interval, iqm, stratified_bootstrap
-from valex.studies.base import EACH, NOT_SUPPORTED, SUPPORTED, TOGETHER, UNDECIDED, Claim, Component, Verdict
+from valex.studies.base import EACH, NOT_RUN, NOT_SUPPORTED, SUPPORTED, TOGETHER, UNDECIDED, Claim, Component, Verdict
 from valex.studies.cells import Grid, Task, envs
 from valex.studies.naming import AGENT_NAMES
 
@@ -157,5 +157,5 @@ def judge(claim: Claim, grid: Grid) -> list[Verdict]:
     names = [name for name in envs(grid) if about(claim, grid.tasks[name])]
     if not names:
         lacking = ", ".join((*claim.envs, *(AGENT_NAMES[agent] for agent in claim.agents)))
-        return [nothing(claim, lacking, f"not run in this preset: {lacking}")]
+        return [nothing(claim, lacking, f"{NOT_RUN}: {lacking}")]
     return judge_in(claim, grid, names)

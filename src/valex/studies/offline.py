@@ -15,7 +15,7 @@ from valex.fields import ConfigError
 from valex.settings.bottleneck import Cell, Continuation, Encoding, MatrixConfig, Robustness, cells, cells_around
 from valex.settings.datasets import GENERATORS
 from valex.settings.offline import EXTRACTION_CONFIGS, TEST_TIME_CONFIGS, VALUE_CONFIGS
-from valex.studies.base import TOGETHER, Claim, Verdict
+from valex.studies.base import NOT_RUN, TOGETHER, Claim, Verdict
 from valex.studies.judge import judge_in, nothing
 
 ALL = "all datasets"
@@ -172,4 +172,4 @@ def judge(claim: Claim, board: Board) -> list[Verdict]:
         return judge_in(claim, board, [ALL])
     about = [plan for plan in board.plans if plan.part == claim.part]
     names = [plan.name for plan in about if not claim.envs or plan.kind in claim.envs]
-    return judge_in(claim, board, names) if names else [nothing(claim, ALL, "not run in this preset")]
+    return judge_in(claim, board, names) if names else [nothing(claim, ALL, NOT_RUN)]

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from valex.store import StoredRun
-from valex.studies.base import Component
+from valex.studies.base import NOT_RUN, Component
 from valex.studies.cells import Grid, cell, horizons
 from valex.studies.horizon_measures import auc_contrast, together
 
@@ -134,7 +134,7 @@ def normalisation_helps_long(grid: Grid, env: str) -> list[Component] | str:
     """Return AUC(normalised) - AUC(plain) of RP-DP at the longest horizon that both were trained with."""
     plain, normalised = (arm_of(grid, env, "dp", flag) for flag in (False, True))
     if plain is None or normalised is None:
-        return "not run in this preset: RP-DP with and without spectral normalisation"
+        return f"{NOT_RUN}: RP-DP with and without spectral normalisation"
     longest = max(set(horizons(grid, env, plain)) & set(horizons(grid, env, normalised)))
     weights = {(normalised, longest): 1.0, (plain, longest): -1.0}
     return together([auc_contrast(grid, env, "AUC(SN) − AUC(plain), longest h", weights, f"h = {longest}")])

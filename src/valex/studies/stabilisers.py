@@ -19,7 +19,7 @@ from valex.settings import (
     SpectralConfig,
     TrainConfig,
 )
-from valex.studies.base import Claim, Component, Figure, Panel, Plate, Series
+from valex.studies.base import NOT_RUN, Claim, Component, Figure, Panel, Plate, Series
 from valex.studies.cells import Grid, arms, envs, horizons, in_words
 from valex.studies.horizon_measures import auc_contrast, gradient_explodes, gradient_growth, together
 from valex.studies.naming import AE, AE_LEARNED
@@ -145,7 +145,7 @@ def pays_at_the_longest(grid: Grid, env: str, arm: str) -> list[Component] | str
     """Return AUC(arm) - AUC(without a stabiliser) at the longest horizon that both were trained with."""
     longest = max(set(horizons(grid, env, arm)) & set(horizons(grid, env, AE)), default=0)
     if longest < 1:
-        return f"not run in this preset: {in_words(grid, arm)} beside {in_words(grid, AE)}"
+        return f"{NOT_RUN}: {in_words(grid, arm)} beside {in_words(grid, AE)}"
     weights = {(arm, longest): 1.0, (AE, longest): -1.0}
     return together([auc_contrast(grid, env, "AUC(with) − AUC(without), longest H", weights, f"H = {longest}")])
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from valex.statistics import rank_correlation
 from valex.store import StoredRun
-from valex.studies.base import Claim, Component
+from valex.studies.base import NOT_RUN, Claim, Component
 from valex.studies.cells import Grid, arms, auc, cell, finished, horizons, in_words, paired, scores
 from valex.studies.horizon_claims import ABOVE, AUC_UNIT, BELOW, MARGIN, SAME
 from valex.studies.horizon_measures import auc_contrast, gain_shrinks, learned_on_par, longer_helps, together
@@ -65,7 +65,7 @@ def loses_more_beyond(grid: Grid, env: str) -> list[Component] | str:
     ran = [h for h in horizons(grid, env, CE) if h in horizons(grid, env, MVE)]
     long, short = [h for h in ran if h > 5], [h for h in ran if 1 <= h <= 5]
     if not long or not short:
-        return f"not run in this preset: {in_words(grid, CE)} and {in_words(grid, MVE)} at 1 ≤ H ≤ 5 and at H > 5"
+        return f"{NOT_RUN}: {in_words(grid, CE)} and {in_words(grid, MVE)} at 1 ≤ H ≤ 5 and at H > 5"
     share = {h: 1.0 / len(long) for h in long} | {h: -1.0 / len(short) for h in short}
     weights = {(CE, h): w for h, w in share.items()} | {(MVE, h): -w for h, w in share.items()}
     detail = f"H {{{', '.join(map(str, long))}}} against {{{', '.join(map(str, short))}}}"
@@ -104,7 +104,7 @@ def return_falls_with_error(grid: Grid, env: str) -> list[Component] | str:
     """Return the rank correlations: along the noise dial, oracle included, and over all models, learned ones included."""
     here, dials = dial_arms(grid, env)
     if "noise" not in dials:
-        return "not run in this preset: a noisy oracle"
+        return f"{NOT_RUN}: a noisy oracle"
     every = list(dict.fromkeys(name for names in dials.values() for name in names))
     return together([
         _correlation(grid, env, "along the noise dial", dials["noise"], here),
