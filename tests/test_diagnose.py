@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from benches import cheap_programs  # noqa: F401
 from tiny import LEARNERS, TINY
 
 from valex import cli, store

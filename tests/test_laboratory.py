@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import linear_quadratic as lq
 import numpy as np
 import pytest
+from benches import cheap_programs  # noqa: F401
 from test_estimators import keys_of
 from test_moments import MEAN, estimator
 from test_swap import believed as believed_world, by_recursion, simulator

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from benches import cheap_programs  # noqa: F401
 
 from valex import tables
 from valex.actor_expansion import without_critic

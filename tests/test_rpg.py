@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import linear_quadratic as lq
 import numpy as np
 import pytest
+from benches import cheap_programs  # noqa: F401
 from test_estimators import keys_of, segments
 
 from valex import actor_expansion, replay as replays, windows

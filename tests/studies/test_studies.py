@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import tiny
+from benches import cheap_programs  # noqa: F401
 
 from valex import tables
 from valex.checks import check
