@@ -48,9 +48,9 @@ def test_the_grid_has_every_stabiliser_at_every_horizon():
 
 def test_the_task_with_contacts_has_the_same_arms_but_truncation_that_would_cut_nothing():
     runs = quick_contacts()
-    assert len({run_id(c) for c in runs}) == len(runs) == 5 * (1 + 3 * 5) and all(check(c) for c in runs)
+    assert len({run_id(c) for c in runs}) == len(runs) == 5 * (1 + 2 * 5) and all(check(c) for c in runs)
     assert not any(c.actor.truncate for c in runs)
-    assert {c.env.name for c in runs} == {"halfcheetah"} and {c.actor.horizon for c in runs} == {0, 1, 3, 5}
+    assert {c.env.name for c in runs} == {"halfcheetah"} and {c.actor.horizon for c in runs} == {0, 1, 3}
 
 
 def test_another_learner_has_no_normalised_policy():
