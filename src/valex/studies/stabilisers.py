@@ -33,10 +33,8 @@ STABILISERS = {  # what each is called in an arm, in words
     f"{AE} actor.adjoint_clip={LIMIT}": "Clipping the adjoint",
     f"{AE} agent.spectral.layers=paper": "Spectral normalisation of the policy",
 }
-HORIZONS, SHORT = (
-    (1, 3, 10, 20),
-    (1, 3),
-)  # of smooth tasks; where the source sees an explosion at 3, and every step is dear to compile
+HORIZONS = (1, 3, 10, 20)  # of smooth tasks
+SHORT = (1, 3)  # of a task with contacts: the source sees an explosion at 3, and every program takes minutes to compile
 PARAM_STD, SAMPLE_STD = ("actor/grad_param_std", 1.0), ("grad/actor_sample_variance", 0.5)  # metric, power of a std
 SPREADS = {
     "across samples": SAMPLE_STD,
