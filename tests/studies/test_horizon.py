@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,18 @@ from synthetic import World
 
 from valex.config import expansion, horizon
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED, with_learner
-from valex.studies.cells import arms, auc, envs, final, horizons, make_grid, paired, return_bounds, scores
+from valex.studies.cells import (
+    arms,
+    auc,
+    envs,
+    final,
+    horizons,
+    make_grid,
+    paired,
+    return_bounds,
+    scores,
+    update_seconds,
+)
 from valex.studies.horizon import (
     HORIZON,
     grid as make_configs,
@@ -360,3 +372,9 @@ def test_marginal_gain_is_per_model_step_and_paired():
     gains = plate.panels[0].series[0].y
     np.testing.assert_allclose(gains, gains[0], rtol=1e-9)  # 100 a step everywhere
     assert [label for _, label in plate.panels[0].x_ticks] == ["0→1", "1→3", "3→5", "5→10"]
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [([0.0, 0.2, 0.4, np.nan], 0.3), ([0.0, 0.0], np.nan), ([], np.nan)])
+def test_chunks_too_short_to_be_timed_are_no_time(seconds, wanted):
+    run = SimpleNamespace(time={"time/update_s": np.array(seconds, float)})
+    np.testing.assert_allclose(update_seconds(run), wanted)

@@ -209,9 +209,12 @@ def final(run: StoredRun) -> float:
 
 
 def update_seconds(run: StoredRun) -> float:
-    """Return the median seconds per update over the run, collection and evaluation included; NaN if never timed."""
+    """Return the median seconds per update over the run, collection included; NaN if never timed.
+
+    0 stands where a chunk was over before what its evaluation took by itself: too short to be timed.
+    """
     seconds = run.time.get("time/update_s", np.zeros(0))
-    seconds = seconds[np.isfinite(seconds)]
+    seconds = seconds[np.isfinite(seconds) & (seconds > 0.0)]
     return float(np.median(seconds)) if len(seconds) else np.nan
 
 
