@@ -131,7 +131,7 @@ def overhead(grid: Grid) -> Plate:
             left_out.append(f"time per update, {env}: no seed finished at H = 0 and at a longer horizon")
     note = (
         f"Point: IQM over {seeds_of(panels)} of ratios paired by seed; bar: {INTERVAL}. "
-        "Median seconds of a whole training step per update, collection and evaluation included."
+        "Median seconds of a whole training step per update, collection included, evaluation not."
     )
     return Plate(panels, min(3, max(1, len(panels))), note, left_out)
 
