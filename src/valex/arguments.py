@@ -35,7 +35,7 @@ class RunOptions:
     json: bool = False
     """Print the summary as one JSON object on stdout."""
     dry_run: bool = False
-    """Print the runs, and for a study their estimated cost on this machine, and stop."""
+    """Print the runs, for a study of training runs with their estimated time on this machine, and stop."""
     tensorboard: bool = False
     """Log to TensorBoard in each run directory as well; needs valex[tensorboard]."""
     wandb: bool = False

@@ -49,8 +49,9 @@ class Progress:
             self.live.update(self.all, completed=self.ended, description=f"{self.title}: {self.ended}/{self.runs} runs")
         elif not self.quiet:
             elapsed = time.monotonic() - self.start
+            why = f" ({event['message']})" if event["state"] == "error" and event.get("message") else ""
             print(
-                f"[{self.ended}/{self.runs} {elapsed:5.0f} s] {event['run']}: {event['state']}",
+                f"[{self.ended}/{self.runs} {elapsed:5.0f} s] {event['run']}: {event['state']}{why}",
                 file=sys.stderr,
                 flush=True,
             )

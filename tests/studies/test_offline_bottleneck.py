@@ -131,6 +131,25 @@ def test_a_sign_test_of_few_settings_decides_nothing(board):
     assert found.verdict == UNDECIDED and found.n == 4 and "settings" in found.reason
 
 
+def test_policies_that_all_fail_support_nothing():
+    board = make_board(World(score=lambda cell: 0.0, noise=0.0))
+    for id in ("R1a", "R1b", "R1c", "R3b"):
+        found = verdicts(board, id)["all datasets"]
+        assert (found.verdict, found.n) == (UNDECIDED, 0), id
+    assert verdicts(board, "R1a")["all datasets"].reason == "every setting is a tie"
+    shares = next(f for f in STUDY.figures(board) if f.name == "shares").plate(board)
+    assert not shares.panels and "maze: every score is 0 success (%), so nothing can be told apart" in shares.left_out
+    matrix = STUDY.figures(board)[0].plate(board).panels[0]
+    assert matrix.matrix.arrow is None and matrix.note.startswith("no slope")
+    assert {row[-1] for row in results(board).rows} == {"no slope", "–"}
+
+
+def test_one_dataset_without_a_score_does_not_count_against_the_others():
+    world = World(gain=lambda plan, cell: -boards.usual(cell) if plan.name == "explored" else 0.0, noise=0.0)
+    found = {id: verdicts(make_board(world), id)["all datasets"] for id in ("R1a", "R3b")}
+    assert "share of 2 settings" in found["R1a"].statistic and "1 of 1" in found["R3b"].statistic
+
+
 def test_the_value_may_matter_more():
     found = make_board(World(score=lambda cell: 50.0 if cell.value and cell.value.name == "iql" else 10.0))
     assert {verdicts(found, "R3a")[name].verdict for name in ("maze", "explored")} == {NOT_SUPPORTED}

@@ -198,7 +198,8 @@ def built(
         key, _, rest = str(error).partition(":")
         found = re.match(r" row (\d+) ", rest)
         if place and found:
-            rest += f"; that is {place(int(found[1]), key.removeprefix('extras.').startswith(NEXT))}"
+            there = place(int(found[1]), key.removeprefix("extras.").startswith(NEXT))
+            rest = f" {there} {rest[found.end() :]}"
         raise DataError(f"{keys.get(key, key)}:{rest}") from error
 
 

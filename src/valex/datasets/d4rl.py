@@ -130,7 +130,7 @@ def _cut(arrays: dict, ends: np.ndarray, kept: np.ndarray, known: dict, notes: l
     boxed(steps, notes)
     extras = {key.removeprefix(INFOS): arrays[key][kept] for key in sorted(arrays) if key.startswith(INFOS)}
     offsets = np.concatenate([[0], np.cumsum(lengths[lengths > 0])])
-    place = None if kept.all() else lambda row, _: f"row {np.flatnonzero(kept)[row]} of the file"
+    place = None if kept.all() else lambda row, _: f"row {np.flatnonzero(kept)[row]}"
     return built(steps, offsets, extras, KEYS, place)
 
 

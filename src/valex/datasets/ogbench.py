@@ -127,7 +127,7 @@ def _dataset(arrays: dict[str, np.ndarray], final: np.ndarray, notes: list[str])
     offsets = np.concatenate([[0], final + 1 - np.arange(1, len(final) + 1)])
 
     def place(row: int, successor: bool) -> str:
-        return f"row {np.delete(np.arange(final[-1] + 1), final)[row] + successor} of the file"
+        return f"row {np.delete(np.arange(final[-1] + 1), final)[row] + successor}"
 
     return built(steps, cut_at_flags(offsets, steps["terminated"], notes), extras, KEYS, place)
 

@@ -89,12 +89,20 @@ def check(data: Dataset) -> None:
         check_rows(f"extras.{name}", np.asarray(value), rows)
     for key, ndim in (("obs", 2), ("action", 2), ("reward", 1)):
         if np.ndim(getattr(data, key)) != ndim:
-            raise DataError(f"{key}: {np.ndim(getattr(data, key))} axes, allowed: {ndim}, flat rows of numbers")
+            raise DataError(
+                f"{key}: {np.ndim(getattr(data, key))} axes, allowed: {ndim}, flat rows of numbers"
+                + (
+                    "; discrete actions are not known here, one continuous number a row has shape [N, 1]"
+                    if key == "action"
+                    else ""
+                )
+            )
     if data.next_obs.shape != data.obs.shape:
         raise DataError(f"next_obs: shape {data.next_obs.shape} is not that of obs, {data.obs.shape}")
     beyond = np.flatnonzero(np.any(np.abs(np.asarray(data.action)) > 1.0 + BOX_SLACK, axis=1))
     if len(beyond):
-        largest = float(np.abs(np.asarray(data.action)[beyond[0]]).max())
+        row = np.asarray(data.action)[beyond[0]]
+        largest = float(row[np.abs(row).argmax()])
         raise DataError(
             f"action: row {beyond[0]} is outside [-1, 1] ({largest:g}); actions are kept in [-1, 1], the environment's box; "
             "divide them by its bound"

@@ -235,7 +235,7 @@ def draw_lines(axes: Any, panel: Panel) -> None:
 
 def wrap(text: str, width: float) -> str:
     """Break a line to fit `width` inches at the size of the note."""
-    return "\n".join(textwrap.wrap(text, int(width * 16.5)))
+    return "\n".join(textwrap.wrap(text, int(width * 15.2)))
 
 
 def encode(pixels: np.ndarray) -> bytes:

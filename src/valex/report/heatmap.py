@@ -43,7 +43,7 @@ def scale_of(panels: list[Panel]) -> Scale | None:
     largest = max(abs(low), abs(high))
     digits = math.floor(math.log10(largest)) if largest > 0 else 0
     decimals = max(0, 2 - max(digits, 0)) if digits >= -1 else 1 - digits
-    room = 0.5 * max(abs(low), 1e-9) if high == low else 0.0
+    room = (0.5 * abs(low) or 1.0) if high == low else 0.0
     return Scale(low - room, high + room, units.pop(), decimals)
 
 

@@ -56,12 +56,15 @@ def pairs(board: Board, fixed: bool) -> dict[str, np.ndarray] | str:
 
 
 def as_good(board: Board, name: str, fixed: bool = False) -> list[Component] | str:
-    """Return the share of settings in which DDPG+BC has 95 % of AWR's score or more."""
+    """Return the share of settings in which DDPG+BC has 95 % of AWR's score or more; those where all score alike say nothing."""
     found = pairs(board, fixed)
     if isinstance(found, str):
         return found
-    arrays = list(found.values())
+    arrays = [array[:, np.ptp(array, axis=(0, 2)) > 0.0] for array in found.values()]
+    arrays = [array for array in arrays if array.shape[1]]
     count = sum(array.shape[1] for array in arrays)
+    if not count:
+        return "every setting is a tie"
     seeds = np.zeros(min(map(len, arrays)))
     share = partial(good_share, arrays, AS_GOOD)
     return [Component(f"share of {count} settings", seeds, estimate=share)]
@@ -129,6 +132,9 @@ def most_datasets(board: Board, name: str) -> list[Component] | str:
         gaps.append(float(found[0].estimate(0.95).value))
     if not gaps:
         return f"{NOT_RUN}: a matrix"
+    gaps = [gap for gap in gaps if np.isfinite(gap)]  # no share of a variance that is 0
+    if not gaps:
+        return "no score varies"
     won = sum(gap > 0 for gap in gaps)
 
     def share(confidence: float) -> Interval:

@@ -82,7 +82,8 @@ def predicts(board: Board, name: str) -> list[Component] | str:
         return Interval(*(float(end[0]) for end in correlations(columns[[2, 3]], seeds, confidence)[0]))
 
     others = correlations(columns, seeds, 0.95)[0].value
-    detail = f"{columns.shape[1]} cells; on training states {others[0]:.2f}, held-out {others[1]:.2f}"
+    train, val = (f"{rho:.2f}" if np.isfinite(rho) else "–" for rho in others[:2])
+    detail = f"{columns.shape[1]} cells; on training states {train}, held-out {val}"
     return [Component("ρ of score and error/eval", np.zeros(len(np.unique(seeds))), detail=detail, estimate=rho)]
 
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from valex.offline.matrix_statistics import direction, variance_shares
+from valex.offline.matrix_statistics import SATURATED, direction, variance_shares
 from valex.settings.offline import ExtractionKind, ValueKind
 from valex.statistics import mean_over_seeds
 from valex.studies.base import Figure, Matrix, Panel, Plate, Series
@@ -49,9 +49,10 @@ def matrix_panel(board: Board, name: str, value: ValueKind, extractor: str) -> P
         spread.low.T,
         spread.high.T,
         len(scores),
-        tuple(where.angle),
+        None if where.kind == SATURATED else tuple(where.angle),
     )
-    note = f"{where.kind}; best at {knob_text(found.chosen[extractor]).split(', ')[-1]}, n = {len(scores)}"
+    kind = "no slope" if where.kind == SATURATED else where.kind
+    note = f"{kind}; best at {knob_text(found.chosen[extractor]).split(', ')[-1]}, n = {len(scores)}"
     title = f"{EXTRACTORS[extractor]} over {VALUES[value.name]}"
     return Panel(title, "value data", "policy data", [], note=note, matrix=matrix)
 
@@ -122,6 +123,10 @@ def share_panel(board: Board, plan: DataPlan) -> Panel | str:
     if isinstance(whole, str):
         return f"{plan.name}: {whole}"
     scores, factors, _ = whole
+    if np.ptp(scores) == 0.0:
+        return (
+            f"{plan.name}: every score is {scores.flat[0]:g} {unit_of(board, plan.name)}, so nothing can be told apart"
+        )
     shares = variance_shares(scores, factors)
     found = shares.factors | {"interactions": shares.interactions, "seeds": shares.residual}
     y, low, high = (np.array([float(i[k]) for i in found.values()]) for k in range(3))

@@ -167,7 +167,7 @@ def picked(board: Board) -> Picked | str:
                 warnings.simplefilter("ignore", RuntimeWarning)  # a fact that no seed knows stays NaN
                 features.append(np.nanmean(board.facts[plan.name], axis=0))
     if not names:
-        return f"{NOT_RUN}: a rule that picks the extractor"
+        return f"{NOT_RUN}: datasets described for a rule"
     if len(names) < LEAST_SETS:
         return f"{len(names)} datasets have facts and both extractors, {LEAST_SETS} are needed"
     count = min(row.shape[1] for row in rows)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from valex.offline.matrix_statistics import Direction, direction
+from valex.offline.matrix_statistics import SATURATED, Direction, direction
 from valex.settings.bottleneck import Cell
 from valex.statistics import Interval, mean_over_seeds
 from valex.studies.base import Table
@@ -30,8 +30,8 @@ NOTE = (
     "in units that are the dataset's own. Tuned: at the alpha or N that was best on other seeds (cross-fitting over halves of "
     "them); the setting named is the one that is best over all seeds. Fixed: at the alpha that the config of the extractor "
     "declares. The angle is that of the rise of the tuned scores per decade of data: 0° more value data, 90° more policy data; "
-    "its class is saturated where neither slope differs from 0. Intervals (95 %): expanded bootstrap percentiles over seeds. "
-    "Also in results.csv, every trial in trials.csv."
+    "there is none where neither slope differs from 0 (saturated in results.csv). Intervals (95 %): expanded bootstrap "
+    "percentiles over seeds. Also in results.csv, every trial in trials.csv."
 )
 
 
@@ -75,10 +75,15 @@ def row(board: Board, name: str, value: Any, extractor: str) -> tuple[tuple[str,
         knob_text(chosen).split(", ")[-1] + ("" if several else " (only one)"),
         interval_text(found),
         interval_text(plain) if plain else "–",
-        f"{where.kind}, {interval_text(where.angle, 0)}" if where else "–",
+        direction_text(where) if where else "–",
     )
     head = {"dataset": name, "value": value.name, "extractor": extractor, "seeds": len(scores), "setting": knob(chosen)}
     return texts, head | record(found, plain, where)
+
+
+def direction_text(where: Direction) -> str:
+    """Return a class and its angle; of scores without a slope there is none."""
+    return "no slope" if where.kind == SATURATED else f"{where.kind}, {interval_text(where.angle, 0)}"
 
 
 def record(tuned: Interval, fixed: Interval | None, where: Direction | None) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def decide(claim: Claim, parts: list[tuple[Component, list[np.ndarray]]], env: s
     smallest = min(len(values) for _, strata in parts for values in strata)
     where = region_text(claim.region)
     if smallest < MIN_SEEDS:
-        verdict, reason = UNDECIDED, f"{smallest} {part.unit} finished all it compares, {MIN_SEEDS} are needed"
+        unit = part.unit.removesuffix("s") if smallest == 1 else part.unit
+        verdict, reason = UNDECIDED, f"{smallest} {unit} finished all it compares, {MIN_SEEDS} are needed"
     elif open_against:
         verdict, reason = NOT_SUPPORTED, f"whole interval outside; it says {where}"
     elif against:
