@@ -11,7 +11,7 @@ quickstart: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations 25
 
 learning: .venv/installed-dev
 	$(BIN)/python -m pytest -m learning -n 2
