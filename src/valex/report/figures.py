@@ -150,8 +150,18 @@ def draw_plane(axes: Any, plane: tuple[np.ndarray, np.ndarray, np.ndarray]) -> N
     axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
 
 
+def make_room(axes: Any, along: str) -> None:
+    """Give the axis `along` which nothing varies limits that do not look like a tiny spread."""
+    low, high = getattr(axes.dataLim, f"interval{along}")
+    if low == high:
+        room = 0.5 * abs(low) or 1.0
+        getattr(axes, f"set_{along}lim")(low - room, high + room)
+
+
 def set_scales(axes: Any, panel: Panel) -> None:
     """Set scales, ticks and limits of a panel."""
+    if panel.series and not panel.log_y:
+        make_room(axes, "x" if panel.x_scale == "rows" else "y")
     if panel.plane is not None:
         draw_plane(axes, panel.plane)
     if panel.x_scale == "rows":
