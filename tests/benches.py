@@ -1,7 +1,6 @@
 """Small datasets on disk and cells over them, for the tests of everything between a dataset and a trial."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,9 +30,9 @@ def cheap_programs(compile_cache):
     """Turn most of XLA's optimisations off for a module that imports this, and keep what is compiled: it costs most here."""
     device.set_up_jax()
     jax.config.update("jax_disable_most_optimizations", True)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that it starts
-    yield
-    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processes that it starts
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 

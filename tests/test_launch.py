@@ -203,13 +203,19 @@ def test_a_worker_that_dies_does_not_stop_the_others(tmp_path):
 def test_a_worker_that_compiled_much_is_replaced_when_its_shape_is_done(monkeypatch):
     jobs = [workers.Job((name,), name[0], partial(tiny.whose, name)) for name in ("a1", "b1", "a2", "b2", "c1")]
     summary = workers.Summary()
-    monkeypatch.setattr(workers, "MOST_MAPS", 0.0)
+    monkeypatch.setattr(workers, "crowded", lambda pid: True)
     with workers.Stop() as stop:
         workers.Pool(jobs, lambda event: None, stop, summary).run([[]])
     by_shape = {shape: {summary.messages[name] for name in summary.states if name[0] == shape} for shape in "abc"}
     assert set(summary.states.values()) == {"finished"} and [len(pids) for pids in by_shape.values()] == [1, 1, 1]
     assert len(set.union(*by_shape.values())) == 3
-    assert not workers.crowded(None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the maps of a process")
+def test_maps_are_counted_against_what_the_kernel_grants(monkeypatch):
+    for most, wanted in ((0.0, True), (1.0, False)):  # a process of as many maps would not live
+        monkeypatch.setattr(workers, "MOST_MAPS", most)
+        assert workers.crowded(os.getpid()) == wanted and not workers.crowded(None)
 
 
 def test_a_stop_keeps_what_has_not_begun_from_starting(tmp_path, monkeypatch):

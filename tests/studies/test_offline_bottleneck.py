@@ -21,7 +21,7 @@ from valex.continuation import continuation_name
 from valex.fields import ConfigError
 from valex.report.figures import draw, plate_rows
 from valex.studies.base import NOT_SUPPORTED, SUPPORTED, UNDECIDED
-from valex.studies.bottleneck_claims import CLAIMS
+from valex.studies.bottleneck_claims import CLAIMS, ranks
 from valex.studies.bottleneck_errors import sweeps, wider_data
 from valex.studies.bottleneck_measures import settings_of
 from valex.studies.bottleneck_table import results, trial_rows
@@ -194,6 +194,26 @@ def test_a_sweep_compares_each_seed_with_itself():
     assert not isinstance(found, str) and len(found) == 2
     for part in found:
         np.testing.assert_allclose(part.values, np.full(4, 30.0), atol=3.0)
+
+
+def test_values_that_lost_different_seeds_are_compared_on_those_they_share():
+    """Ranks turn round with the seed; paired by place, the values would contradict each other."""
+
+    def score(cell):
+        first = ("awr", "ddpg_bc") if cell.seed % 2 else ("ddpg_bc", "awr")
+        return 50.0 + 20.0 * (cell.policy.name == first[0]) - 20.0 * (cell.policy.name == first[1])
+
+    def failed(cell):
+        return (
+            cell.data == "maze" and cell.value is not None and (cell.value.name, cell.seed) in (("iql", 1), ("crl", 4))
+        )
+
+    parts = ranks(make_board(World(score=score, failed=failed)), "maze")
+    assert not isinstance(parts, str) and {part.label for part in parts} == {
+        "rank of SfBC − rank of DDPG+BC",
+        "rank of AWR − rank of SfBC",
+    }
+    np.testing.assert_allclose([part.values for part in parts], [[1.0, -1.0, -1.0], [1.0, -1.0, -1.0]])
 
 
 def test_the_sweeps_differ_in_noise_alone():

@@ -87,16 +87,10 @@ def check(data: Dataset) -> None:
         check_rows(key, np.asarray(getattr(data, key)), rows)
     for name, value in data.extras.items():
         check_rows(f"extras.{name}", np.asarray(value), rows)
-    for key, ndim in (("obs", 2), ("action", 2), ("reward", 1)):
+    discrete = "; discrete actions are not known here, one continuous number a row has shape [N, 1]"
+    for key, ndim, hint in (("obs", 2, ""), ("action", 2, discrete), ("reward", 1, "")):
         if np.ndim(getattr(data, key)) != ndim:
-            raise DataError(
-                f"{key}: {np.ndim(getattr(data, key))} axes, allowed: {ndim}, flat rows of numbers"
-                + (
-                    "; discrete actions are not known here, one continuous number a row has shape [N, 1]"
-                    if key == "action"
-                    else ""
-                )
-            )
+            raise DataError(f"{key}: {np.ndim(getattr(data, key))} axes, allowed: {ndim}, flat rows of numbers{hint}")
     if data.next_obs.shape != data.obs.shape:
         raise DataError(f"next_obs: shape {data.next_obs.shape} is not that of obs, {data.obs.shape}")
     beyond = np.flatnonzero(np.any(np.abs(np.asarray(data.action)) > 1.0 + BOX_SLACK, axis=1))

@@ -18,6 +18,7 @@ from valex.report.heatmap import (
     draw_matrix,
     matrix_height,
     matrix_rows,
+    room_around,
     scale_of,
 )
 from valex.report.legend import legend_columns, legend_handles, rule_styles
@@ -151,10 +152,10 @@ def draw_plane(axes: Any, plane: tuple[np.ndarray, np.ndarray, np.ndarray]) -> N
 
 
 def make_room(axes: Any, along: str) -> None:
-    """Give the axis `along` which nothing varies limits that do not look like a tiny spread."""
+    """Set the limits of the axis `along` which nothing varies."""
     low, high = getattr(axes.dataLim, f"interval{along}")
     if low == high:
-        room = 0.5 * abs(low) or 1.0
+        room = room_around(low)
         getattr(axes, f"set_{along}lim")(low - room, high + room)
 
 

@@ -29,6 +29,11 @@ class Scale(NamedTuple):
     decimals: int  # of the numbers in the cells
 
 
+def room_around(value: float) -> float:
+    """Return how far limits lie from the only value that there is, so that it does not look like a tiny spread."""
+    return 0.5 * abs(value) or 1.0
+
+
 def scale_of(panels: list[Panel]) -> Scale | None:
     """Return the colour scale over all matrices of a plate, None without one. Raises ValueError if their units differ."""
     matrices = [panel.matrix for panel in panels if panel.matrix is not None]
@@ -43,7 +48,7 @@ def scale_of(panels: list[Panel]) -> Scale | None:
     largest = max(abs(low), abs(high))
     digits = math.floor(math.log10(largest)) if largest > 0 else 0
     decimals = max(0, 2 - max(digits, 0)) if digits >= -1 else 1 - digits
-    room = (0.5 * abs(low) or 1.0) if high == low else 0.0
+    room = room_around(low) if high == low else 0.0
     return Scale(low - room, high + room, units.pop(), decimals)
 
 

@@ -165,12 +165,9 @@ def verdict_row(v: Verdict) -> str:
 
 def not_run(verdicts: list[Verdict]) -> list[str]:
     """Return the ids of claims that nothing was measured for on any task, because the preset does not run what they need."""
-    reasons: dict[str, list[str]] = {}
-    for v in verdicts:
-        reasons.setdefault(v.claim, []).append(v.reason if v.env != POOLED else "")
-    return [
-        name for name, found in reasons.items() if all(r.startswith(NOT_RUN) or not r for r in found) and any(found)
-    ]
+    single = (v for v in verdicts if v.env != POOLED)
+    groups = itertools.groupby(single, key=lambda v: v.claim)
+    return [name for name, group in groups if all(v.reason.startswith(NOT_RUN) for v in group)]
 
 
 def left_aside(study: Any, verdicts: list[Verdict], ids: list[str]) -> str:

@@ -27,6 +27,7 @@ from valex.studies.bottleneck_measures import (
     per_seed,
     plan_of,
     settings_of,
+    shared_seeds,
 )
 from valex.studies.bottleneck_policies import POLICY_CLAIMS
 from valex.studies.bottleneck_robustness import ROBUSTNESS_CLAIMS
@@ -47,11 +48,14 @@ def pairs(board: Board, fixed: bool) -> dict[str, np.ndarray] | str:
     found: dict[str, np.ndarray] = {}
     for plan in matrices(board):
         rows = [compared(board, plan.name, value, (AWR, DDPG), fixed) for value in plan.matrix.values]
-        if any(isinstance(row, str) for row in rows):
+        whole = [row for row in rows if not isinstance(row, str)]
+        if len(whole) < len(rows):
             return f"{plan.name}: {next(row for row in rows if isinstance(row, str))}"
-        columns = [np.stack([per_seed(row.scores[e]) for e in (AWR, DDPG)], axis=1) for row in rows]  # pyright: ignore
-        n = min(map(len, columns))
-        found[plan.name] = np.stack([column[:n] for column in columns], axis=1)
+        seeds = shared_seeds(whole)
+        if isinstance(seeds, str):
+            return f"{plan.name}: {seeds}"
+        columns = [[per_seed(r.scores[e][mine]) for e in (AWR, DDPG)] for r, mine in zip(whole, seeds, strict=True)]
+        found[plan.name] = np.moveaxis(np.array(columns), -1, 0)
     return found or f"{NOT_RUN}: a matrix"
 
 
@@ -92,17 +96,21 @@ def wins(board: Board, name: str) -> list[Component] | str:
 
 def ranks(board: Board, name: str) -> list[Component] | str:
     """Return differences of the mean rank over the values of a dataset: 1 is the best of the three extractors."""
-    placed, failed = [], 0
+    rows, placed = [], []
     for value in plan_of(board, name).matrix.values:
         found = compared(board, name, value)
         if isinstance(found, str):
             return found
-        means = np.stack([per_seed(found.scores[e]) for e in EXTRACTORS])  # [3, n]
+        rows.append(found)
+    seeds = shared_seeds(rows)
+    if isinstance(seeds, str):
+        return seeds
+    for row, mine in zip(rows, seeds, strict=True):
+        means = np.stack([per_seed(row.scores[e][mine]) for e in EXTRACTORS])  # [3, n]
         behind, level = (np.sum(compare(means[:, None], means[None]), axis=1) for compare in (np.less, np.equal))
         placed.append(behind + 0.5 * (level + 1.0))  # of equals each has the mean of their places
-        failed = max(failed, found.failed)
-    n = min(rank.shape[1] for rank in placed)
-    awr, ddpg, sfbc = np.mean([rank[:, :n] for rank in placed], axis=0)
+    awr, ddpg, sfbc = np.mean(placed, axis=0)
+    failed = max(row.failed for row in rows)
     return [
         Component("rank of SfBC − rank of DDPG+BC", sfbc - ddpg, failed),
         Component("rank of AWR − rank of SfBC", awr - sfbc, failed),

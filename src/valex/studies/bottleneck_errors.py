@@ -18,6 +18,7 @@ from valex.studies.bottleneck_measures import (
     encoded,
     numbers,
     plan_of,
+    shared_seeds,
 )
 from valex.studies.offline import Board, DataPlan
 
@@ -118,10 +119,12 @@ def wider_data(board: Board, name: str, beside: bool = False) -> list[Component]
             if len(rows) < 2 or any(isinstance(row, str) for row in rows):
                 return next((row for row in rows if isinstance(row, str)), f"{NOT_RUN}: a second amount of noise")
             whole = [row for row in rows if not isinstance(row, str)]
-            seeds = set.intersection(*(set(row.seeds.tolist()) for row in whole))  # with every amount of noise
+            seeds = shared_seeds(whole)
+            if isinstance(seeds, str):
+                return seeds
             gains = []
             for extractor in (DDPG, AWR):
-                scores = np.array([row.scores[extractor][np.isin(row.seeds, list(seeds)), -1, -1] for row in whole])
+                scores = np.array([r.scores[extractor][mine, -1, -1] for r, mine in zip(whole, seeds, strict=True)])
                 gains.append(scores[1:].mean(axis=0) - scores[0])
             taken = gains[0] - gains[1] if beside else gains[0]
             parts.append(Component(f"{VALUES[value.name]}, {sweep}", taken))

@@ -25,7 +25,7 @@ from valex.studies.bottleneck_measures import (
     plan_of,
     settings_of,
 )
-from valex.studies.bottleneck_panels import MEANS, plate, points, present, size_text, unit_of
+from valex.studies.bottleneck_panels import MEANS, kind_text, plate, points, present, size_text, unit_of
 from valex.studies.bottleneck_policies import TESTS
 from valex.studies.bottleneck_robust_figures import ROBUST_FIGURES
 from valex.studies.offline import Board, DataPlan, is_default
@@ -51,8 +51,7 @@ def matrix_panel(board: Board, name: str, value: ValueKind, extractor: str) -> P
         len(scores),
         None if where.kind == SATURATED else tuple(where.angle),
     )
-    kind = "no slope" if where.kind == SATURATED else where.kind
-    note = f"{kind}; best at {knob_text(found.chosen[extractor]).split(', ')[-1]}, n = {len(scores)}"
+    note = f"{kind_text(where)}; best at {knob_text(found.chosen[extractor]).split(', ')[-1]}, n = {len(scores)}"
     title = f"{EXTRACTORS[extractor]} over {VALUES[value.name]}"
     return Panel(title, "value data", "policy data", [], note=note, matrix=matrix)
 

@@ -164,6 +164,12 @@ def compared(
     return Compared(scores, chosen, np.flatnonzero(whole), missing)
 
 
+def shared_seeds(rows: Sequence[Compared]) -> list[np.ndarray] | str:
+    """Return for each of several comparisons which of its seeds all of them have, [n] bool; a line of text without any."""
+    common = sorted(set.intersection(*(set(row.seeds.tolist()) for row in rows)))
+    return [np.isin(row.seeds, common) for row in rows] if common else "0 seeds finished all it compares"
+
+
 def over_values(
     board: Board, name: str, measure: Callable[[ValueKind], list[Component] | str]
 ) -> list[Component] | str:
@@ -190,10 +196,10 @@ def factorial(board: Board, name: str) -> tuple[np.ndarray, dict[str, int], int]
         rows.append(found)
     if len(rows) < 2:
         return f"{NOT_RUN}: a second value"
-    seeds = sorted(set.intersection(*(set(row.seeds) for row in rows)))
-    if not seeds:
-        return "0 seeds finished all it compares"
-    taken = [[row.scores[e][np.isin(row.seeds, seeds)] for e in EXTRACTORS] for row in rows]
+    seeds = shared_seeds(rows)
+    if isinstance(seeds, str):
+        return seeds
+    taken = [[row.scores[e][mine] for e in EXTRACTORS] for row, mine in zip(rows, seeds, strict=True)]
     scores = np.moveaxis(np.array(taken), 2, -1)
     factors: dict[str, int] = dict(zip(FACTORS, scores.shape, strict=False))
     return scores, factors, max(row.failed for row in rows)

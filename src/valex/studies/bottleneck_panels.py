@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from valex.offline.matrix_statistics import SATURATED, Direction
 from valex.statistics import mean_over_seeds
 from valex.studies.base import Panel, Plate, Series
 from valex.studies.offline import Board
@@ -17,6 +18,11 @@ def unit_of(board: Board, name: str) -> str:
 def size_text(size: int) -> str:
     """Return an amount of data: "1.5k", "400k", "1M"."""
     return f"{size / 1e6:g}M" if size >= 1_000_000 else f"{size / 1e3:g}k" if size >= 1_000 else str(size)
+
+
+def kind_text(where: Direction) -> str:
+    """Return the class of a direction in words: where no slope differs from 0 there is none."""
+    return "no slope" if where.kind == SATURATED else where.kind
 
 
 def points(label: str, colour: str, x: list[float], samples: list[np.ndarray], style: str = "points") -> Series | None:

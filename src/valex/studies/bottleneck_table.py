@@ -20,6 +20,7 @@ from valex.studies.bottleneck_measures import (
     plan_of,
     settings_of,
 )
+from valex.studies.bottleneck_panels import kind_text
 from valex.studies.offline import Board
 from valex.studies.results import interval_text
 
@@ -82,8 +83,9 @@ def row(board: Board, name: str, value: Any, extractor: str) -> tuple[tuple[str,
 
 
 def direction_text(where: Direction) -> str:
-    """Return a class and its angle; of scores without a slope there is none."""
-    return "no slope" if where.kind == SATURATED else f"{where.kind}, {interval_text(where.angle, 0)}"
+    """Return a class with its angle, of scores without a slope the class alone."""
+    angle = "" if where.kind == SATURATED else f", {interval_text(where.angle, 0)}"
+    return kind_text(where) + angle
 
 
 def record(tuned: Interval, fixed: Interval | None, where: Direction | None) -> dict[str, Any]:
